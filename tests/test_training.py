@@ -1,0 +1,217 @@
+"""The train loop: it learns, it is deterministic, and it resumes to the same result."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxclear import training
+from jaxclear.models import WeightsError
+from jaxclear.models.networks import BatchNorm, Conv, ConvNet, Dense, MaxPool
+from jaxclear.training import TrainConfig, TrainingError, evaluate, fit, logits_of, predict
+
+DENSE = ConvNet(layers=(Conv(3, 4), MaxPool(2, 2), Dense(16, dropout=0.25), BatchNorm(momentum=0.9), Dense(3)))
+MAPS = ConvNet(layers=(Conv(3, 8), MaxPool(2, 2), Conv(1, 3)))
+CONFIG = TrainConfig(epochs=3, batch_size=16, learning_rate=1e-2, seed=7)
+
+
+@pytest.fixture(scope="module")
+def stripes():
+    """Three classes of 8x8 images: horizontal stripes, vertical ones, chequers, each with noise."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 75)
+    y, x = np.mgrid[:8, :8]
+    patterns = np.stack([y % 2, x % 2, (x + y) % 2]).astype(np.float32)
+    images = 0.8 * patterns[labels] + 0.2 * rng.random((75, 8, 8), np.float32)
+    return images[..., None].astype(np.float32), labels
+
+
+def _same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@pytest.mark.parametrize("module", [DENSE, MAPS], ids=["dense", "maps"])
+@pytest.mark.parametrize("decay", ["constant", "cosine"])
+def test_it_learns(module, decay, stripes):
+    config = dataclasses.replace(CONFIG, epochs=12, decay=decay, label_smoothing=0.05)
+    variables, history = fit(module, *stripes, config, validation=stripes, progress=False)
+    assert history[-1].loss < 0.7 * history[0].loss
+    assert history[-1].validation_accuracy > 0.95
+    assert [record.epoch for record in history] == list(range(1, 13))
+    assert evaluate(module.apply, variables, *stripes).accuracy == history[-1].validation_accuracy
+
+
+def test_same_seed_same_weights(stripes):
+    runs = [fit(DENSE, *stripes, dataclasses.replace(CONFIG, seed=s), progress=False) for s in (7, 7, 8)]
+    _same(runs[0].variables, runs[1].variables)
+    with pytest.raises(AssertionError):
+        _same(runs[0].variables, runs[2].variables)
+
+
+@pytest.mark.parametrize("decay", ["constant", "cosine"])
+def test_resumed_run_is_the_uninterrupted_one(decay, stripes, tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, decay=decay)
+    whole = fit(DENSE, *stripes, config, progress=False)
+    save, saves = training._save_state, []
+
+    def stop_after_two(*arguments):
+        save(*arguments)
+        saves.append(arguments)
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_save_state", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        fit(DENSE, *stripes, config, checkpoint=tmp_path / "c", progress=False)
+    monkeypatch.undo()
+    resumed = fit(DENSE, *stripes, config, checkpoint=tmp_path / "c", progress=False)
+    _same(resumed.variables, whole.variables)
+    assert [record[:5] for record in resumed.history] == [record[:5] for record in whole.history]
+    finished = fit(DENSE, *stripes, config, checkpoint=tmp_path / "c", progress=False)
+    _same(finished.variables, whole.variables)
+
+
+def test_longer_training_goes_on_from_a_checkpoint(stripes, tmp_path):
+    fit(DENSE, *stripes, dataclasses.replace(CONFIG, epochs=1), checkpoint=tmp_path / "c", progress=False)
+    longer = fit(DENSE, *stripes, CONFIG, checkpoint=tmp_path / "c", progress=False)
+    _same(longer.variables, fit(DENSE, *stripes, CONFIG, progress=False).variables)
+
+
+def test_checkpoints_of_other_runs_are_refused(stripes, tmp_path):
+    fit(DENSE, *stripes, CONFIG, checkpoint=tmp_path / "c", progress=False)
+    with pytest.raises(TrainingError, match="expected a checkpoint of this run"):
+        fit(DENSE, *stripes, dataclasses.replace(CONFIG, learning_rate=1e-3), checkpoint=tmp_path / "c", progress=False)
+    with pytest.raises(WeightsError, match="of the given network"):
+        fit(MAPS, *stripes, CONFIG, checkpoint=tmp_path / "c", progress=False)
+    (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:-7])
+    with pytest.raises(WeightsError, match="truncated"):
+        fit(DENSE, *stripes, CONFIG, checkpoint=tmp_path / "c", progress=False)
+
+
+def test_uint8_is_float_times_255(stripes):
+    coarse = np.round(255 * stripes[0]).astype(np.uint8)
+    floats = coarse.astype(np.float32) / 255
+    variables = DENSE.init(jax.random.key(0), floats)
+    np.testing.assert_allclose(
+        predict(DENSE.apply, variables, coarse), predict(DENSE.apply, variables, floats), atol=1e-6
+    )
+    config = dataclasses.replace(CONFIG, epochs=1)
+    losses = [fit(MAPS, images, stripes[1], config, progress=False).history[0].loss for images in (coarse, floats)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_images_of_weight_zero_teach_nothing(stripes):
+    images, labels = stripes
+    wrong = np.where(np.arange(len(labels)) < 30, (labels + 1) % 3, labels)
+    weight = (np.arange(len(labels)) >= 30).astype(float)
+    config = dataclasses.replace(CONFIG, batch_size=len(labels), epochs=30)
+    taught = fit(MAPS, images, wrong, config, sample_weights=weight, progress=False)
+    untouched = fit(MAPS, images, labels, config, sample_weights=weight, progress=False)
+    _same(taught.variables, untouched.variables)
+
+
+def test_augmentation_is_applied_inside_the_step(stripes):
+    def black(key, images):
+        return jnp.zeros_like(images)
+
+    result = fit(MAPS, *stripes, dataclasses.replace(CONFIG, augment=black), progress=False)
+    start = MAPS.init(jax.random.key(CONFIG.seed), jnp.zeros((1, 8, 8, 1)))
+    np.testing.assert_array_equal(result.variables["params"]["Conv_0"]["kernel"], start["params"]["Conv_0"]["kernel"])
+
+
+def test_one_program_whatever_the_remainder(stripes):
+    traces = []
+
+    class Counted(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train=False):
+            traces.append(images.shape)
+            return nn.Dense(3)(images.reshape(len(images), -1))
+
+    fit(Counted(), *stripes, CONFIG, progress=False)
+    assert traces.count((16, 8, 8, 1)) == 1
+
+
+def test_predictions_do_not_depend_on_the_batch(stripes):
+    variables = DENSE.init(jax.random.key(0), stripes[0][:1])
+    whole = predict(DENSE.apply, variables, stripes[0], batch_size=100)
+    np.testing.assert_allclose(predict(DENSE.apply, variables, stripes[0], batch_size=16), whole, atol=1e-6)
+    np.testing.assert_allclose(whole.sum(1), 1, atol=1e-6)
+
+
+def test_evaluation_counts(stripes):
+    def apply(variables, images):
+        return jnp.tile(variables, (len(images), 1))
+
+    images, labels = stripes
+    result = evaluate(apply, jnp.array([0.0, 9.0, 0.0]), images, labels)
+    assert result.accuracy == (labels == 1).mean()
+    np.testing.assert_array_equal(result.confusion[:, 1], np.bincount(labels))
+    assert result.confusion.sum() == len(labels)
+
+
+def test_logits_are_the_spatial_mean_of_class_maps():
+    maps = jnp.arange(24.0).reshape(2, 2, 2, 3)
+    np.testing.assert_array_equal(logits_of(maps), maps.mean((1, 2)))
+    np.testing.assert_array_equal(logits_of(maps[:, 0, 0]), maps[:, 0, 0])
+
+
+def test_progress_goes_to_standard_error(stripes, capsys):
+    fit(MAPS, *stripes, CONFIG, validation=stripes, progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("epoch 1/3  loss ")
+    assert "validation" in lines[-1]
+    fit(MAPS, *stripes, CONFIG, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_on_a_terminal_has_rate_and_time_left(stripes, capsys, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    fit(MAPS, *stripes, CONFIG, progress=True)
+    shown = capsys.readouterr().err
+    assert "steps/s" in shown
+    assert "left" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda i, y: (i.astype(np.float64), y), "dtype float32 or uint8, got float64"),
+        (lambda i, y: (i[0, 0], y), r"expected images \(N, \*spatial, C\)"),
+        (lambda i, y: (i[:0], y[:0]), "N >= 1"),
+        (lambda i, y: (i, y[:-1]), "expected 75 whole class numbers"),
+        (lambda i, y: (i, y.astype(float)), "whole class numbers"),
+        (lambda i, y: (i, y - 1), "labels >= 0"),
+        (lambda i, y: (i, y + 1), "labels below the network's 3 classes, got 3"),
+        (lambda i, y: (np.full_like(i, np.nan), y), "expected a finite loss, got nan"),
+    ],
+)
+def test_data_that_does_not_fit(change, message, stripes):
+    with pytest.raises(TrainingError, match=message):
+        fit(DENSE, *change(*stripes), CONFIG, progress=False)
+
+
+@pytest.mark.parametrize("weight", [np.ones(3), np.zeros(75), -np.ones(75), np.full(75, np.nan)])
+def test_weights_that_do_not_fit(weight, stripes):
+    with pytest.raises(TrainingError, match="sample_weights"):
+        fit(DENSE, *stripes, CONFIG, sample_weights=weight, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs and batch_size >= 1"),
+        ({"learning_rate": 0.0}, "learning_rate > 0"),
+        ({"decay": "linear"}, "'constant' or 'cosine', got 'linear'"),
+        ({"label_smoothing": 1.0}, "label_smoothing in"),
+    ],
+)
+def test_settings_that_do_not_fit(settings, message):
+    with pytest.raises(TrainingError, match=message):
+        TrainConfig(**{"epochs": 1, **settings})
