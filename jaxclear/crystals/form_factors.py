@@ -1,4 +1,4 @@
-"""X-ray form factors of neutral atoms, from the tables of Cromer and Mann that gemmi maintains.
+"""X-ray form factors of neutral atoms, from the Cromer–Mann table that gemmi maintains.
 
 ``f(s) = sum_{i=1..4} a_i exp(-b_i s^2 / 4) + c`` with ``s = 2 sin(theta) / wavelength`` in cycles per Å (no 2π). The
 table covers hydrogen (1) to californium (98); row 0 is zero, so that a padding atom scatters nothing.
@@ -46,7 +46,6 @@ def form_factors(
     numbers = np.asarray(numbers)
     if numbers.size and (numbers.min() < 0 or numbers.max() > MAX_ATOMIC_NUMBER):
         raise ValueError(f"expected atomic numbers 0 to {MAX_ATOMIC_NUMBER}, got {numbers.min()} to {numbers.max()}")
-    wave_numbers = np.asarray(wave_numbers, dtype=np.float64)
-    rows = coefficients()[numbers].reshape(numbers.shape + (1,) * wave_numbers.ndim + (9,))
-    a, b, c = rows[..., :4], rows[..., 4:8], rows[..., 8]
-    return np.sum(a * np.exp(-b * (wave_numbers[..., None] / 2) ** 2), axis=-1) + c
+    rows = coefficients()[numbers]
+    a, b, c = rows[:, :4, None], rows[:, 4:8, None], rows[:, 8, None]
+    return np.sum(a * np.exp(-b * (np.asarray(wave_numbers) / 2) ** 2), axis=1) + c
