@@ -1,8 +1,10 @@
 """From a crystal to the finite, scaled and padded cluster of atoms that the fingerprint takes.
 
-The published preparation (Kumar 2020, appendix A; Ziletti et al. 2018): the standard conventional cell, repeated along its
-shortest extent until there are at least 128 atoms, scaled so that the mean distance between nearest neighbours is 1, with
-its charge-weighted centre at the origin.
+The published preparation: the standard conventional cell, repeated along its shortest extent until there are at least
+128 atoms, scaled so that the mean distance between nearest neighbours is 1, its charge-weighted centre at the origin.
+
+Source: D. Kumar, Class Based Strategies for Understanding Neural Networks, University of Waterloo (2020), appendix A;
+A. Ziletti et al., Nat. Commun. 9, 2775 (2018).
 """
 
 import warnings
@@ -46,7 +48,7 @@ class PaddedAtoms(NamedTuple):
 
 
 def symmetry_dataset(crystal: Crystal, *, symprec: float = 0.01, angle_tolerance: float = -1.0) -> Any | None:
-    """spglib's dataset of a crystal with three periods, or None when spglib finds no symmetry.
+    """The dataset of spglib for a crystal with three periods, or None when it finds no symmetry.
 
     Species that share a site count as one kind of atom. The entry ``std_types`` numbers the kinds of :func:`_sites`.
     """
@@ -97,10 +99,10 @@ def _first_atom_of_site(crystal: Crystal) -> Int[np.ndarray, " atoms"]:
 
 
 def _dataset(crystal: Crystal, sites: _Sites, symprec: float, angle_tolerance: float) -> Any | None:
-    """spglib's dataset, or None; alone in knowing how spglib's versions report failure."""
+    """The dataset of spglib, or None; alone in knowing how the versions of spglib report failure."""
     import spglib
 
-    cell = (crystal.cell, sites.positions @ np.linalg.inv(crystal.cell), sites.kinds + 1)
+    cell: Any = (crystal.cell, sites.positions @ np.linalg.inv(crystal.cell), sites.kinds + 1)
     failures = getattr(spglib, "SpglibError", ())  # 2.6 has no such class and returns None
     with warnings.catch_warnings():
         # spglib 2.7 and later warn about their default way of reporting errors at every call.
@@ -114,10 +116,10 @@ def _dataset(crystal: Crystal, sites: _Sites, symprec: float, angle_tolerance: f
 def standard_cell(crystal: Crystal, *, symprec: float = 0.01, angle_tolerance: float = -1.0) -> StandardCell:
     """The standard conventional cell of a crystal in its standard orientation, as spglib idealises it.
 
-    The idealised cell (``no_idealize=False`` in spglib's words) is meant: only it has a fixed orientation, whichever way the
-    given structure was rotated. Displacements up to ``symprec`` vanish with it. A structure in which spglib finds nothing,
-    or a group below 16 (triclinic, monoclinic: every cell with a vacancy), keeps its cell and its orientation; so do
-    slabs, wires and clusters.
+    The idealised cell (``no_idealize=False`` in spglib's words) is meant: only it has a fixed orientation, however the
+    given structure was rotated. Displacements up to ``symprec`` vanish with it. A structure in which spglib finds
+    nothing, or a group below 16 (triclinic, monoclinic: most cells with a vacancy), keeps its cell and its orientation;
+    so do slabs, wires and clusters.
 
     Args:
         crystal: the structure; checked.
@@ -155,8 +157,8 @@ def cluster(crystal: Crystal, *, min_atoms: int = 128) -> Crystal:
     if not crystal.pbc.any():
         if count < MIN_CLOUD:
             raise StructureError(
-                f"{crystal.name}: expected a periodic cell, or a piece of a crystal with at least {MIN_CLOUD} atoms, got "
-                f"{count} atom{'s' * (count > 1)} without a cell; give the lattice vectors"
+                f"{crystal.name}: expected a periodic cell, or a piece of a crystal with at least {MIN_CLOUD} atoms, "
+                f"got {count} atom{'s' * (count > 1)} without a cell; give the lattice vectors"
             )
         return crystal
     lengths = np.where(crystal.pbc, np.linalg.norm(crystal.cell, axis=1), np.inf)
@@ -179,16 +181,16 @@ def nearest_neighbour_distance(positions: Float[np.ndarray, "atoms 3"]) -> float
     Raises:
         StructureError: when there are fewer than two sites.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    tree = cKDTree(positions)
+    tree = KDTree(positions)
     distances = tree.query(positions, k=2)[0][:, 1] if len(positions) > 1 else np.zeros(1)
     if np.any(distances < MIN_DISTANCE):
         shared = tree.query_pairs(MIN_DISTANCE, output_type="ndarray")
         positions = np.delete(positions, shared.max(axis=1), axis=0) if len(shared) else positions
         if len(positions) < 2:
             raise StructureError("expected at least two sites, got one; give a periodic structure")
-        distances = cKDTree(positions).query(positions, k=2)[0][:, 1]
+        distances = KDTree(positions).query(positions, k=2)[0][:, 1]
     return float(distances.mean())
 
 

@@ -1,22 +1,22 @@
 """The two-dimensional diffraction fingerprint of a crystal structure.
 
-Array contract: positions ``(..., atoms, 3)`` in units of the mean nearest-neighbour distance, images ``(..., 64, 64, 3)`` in
-[0, 1], float32. The first image axis is the detector's x, the second its y, the beam runs along z; the channels are the
-rotations about x, y and z. Wave vectors are in cycles per unit length: the 2π is in the exponent.
+Array contract: positions ``(..., atoms, 3)`` in units of the mean nearest-neighbour distance, images
+``(..., 64, 64, 3)`` in [0, 1], float32. The first image axis is the detector's x, the second its y, the beam runs along
+z; the channels are the rotations about x, y and z. Wave vectors are in cycles per unit length, the 2π in the exponent.
 
 With pixel indices ``k = i - 31.5``, pixel size ``p`` and detector distance ``D``::
 
     P = (k_x p, k_y p, D)        s = (P / |P| - z) / wavelength
     F(s) = sum_j f_j(|s|) exp(-2 pi i s . (M r_j))        I = |F|^2 * (solid angle of the pixel)
 
-``M`` turns the structure by +45° and by -45° about the axis; the two intensities are added. Pixels with ``10 < |k| < 30`` are
-kept, the others are zero, and the three channels are divided by their common maximum.
+``M`` turns the structure by +45° and by -45° about the axis; the two intensities are added. Pixels with
+``10 < |k| < 30`` are kept, the others are zero, and the three channels are divided by their common maximum.
 
 Source: A. Ziletti, D. Kumar, M. Scheffler and L. M. Ghiringhelli, Nat. Commun. 9, 2775 (2018); D. Kumar, Class Based
 Strategies for Understanding Neural Networks, University of Waterloo (2020), appendix A.
 
-Deviations: the form factor is that of the element itself (the original simulator looks up the one two places on), and the
-image axes are not permuted by a reshape.
+Deviations: the form factor is that of the element itself (the original simulator looks up the one two places on), and
+the image axes are not permuted by a reshape.
 """
 
 import functools
@@ -71,7 +71,7 @@ PUBLISHED = Beam()
 class _Orbits(NamedTuple):
     """The kept pixels, grouped by the eightfold symmetry of the detector.
 
-    An orbit is a pair ``k_x >= k_y > 0`` with its images under sign changes and exchange. They share ``|s|`` and ``s_z``, and
+    An orbit is ``k_x >= k_y > 0`` with its images under sign changes and exchange. They share ``|s|`` and ``s_z``, and
     fall into four pairs ``(k, -k)``.
     """
 
@@ -114,7 +114,7 @@ def _orbits(beam: Beam) -> _Orbits:
 def _solid_angle(
     kx: Float[np.ndarray, " orbits"], ky: Float[np.ndarray, " orbits"], beam: Beam
 ) -> Float[np.ndarray, " orbits"]:
-    """Solid angle of pixels in sr, exact for a flat rectangle: the corner function ``atan(x y / (D |P|))``, differenced."""
+    """Solid angle of pixels in sr, exact for a flat rectangle: ``atan(x y / (D |P|))`` differenced over its corners."""
     total = np.zeros_like(kx)
     for i in (0.5, -0.5):
         for j in (0.5, -0.5):
@@ -169,7 +169,7 @@ def _sincos_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
 def _turned(positions: Float[Array, "atoms 3"]) -> Float[Array, "5 atoms 3"]:
     """The structure turned by +45° and -45° about x, the same about y, and by +45° about z.
 
-    The pattern at -45° about the beam is that at +45° turned by 90° within the detector, whose pixels have that symmetry.
+    The pattern at -45° about the beam is that at +45° turned by 90° in the detector, whose pixels have that symmetry.
     """
     x, y, z = positions[:, 0], positions[:, 1], positions[:, 2]
     half = np.float32(np.sqrt(0.5))
@@ -250,8 +250,8 @@ def fingerprint_kernel(
     Differentiable in the positions and in the occupancies. Worst error 1e-5 of the image's maximum against float64.
 
     Args:
-        positions: one cluster or a batch, in units of the mean nearest-neighbour distance. The result does not depend on the
-            origin, but float32 does: keep the atoms around it.
+        positions: one cluster or a batch, in units of the mean nearest-neighbour distance. The result does not depend
+            on the origin, but float32 does: keep the atoms around it.
         species: atomic numbers 0 to 98; 0 scatters nothing.
         occupancies: weights of the atoms; 0 makes an atom padding.
         beam: the simulated experiment; static.
@@ -272,22 +272,25 @@ def fingerprint_kernel(
     expected = positions.shape[:-1]
     if positions.ndim not in (2, 3) or positions.shape[-1] != 3 or not species.shape == occupancies.shape == expected:
         raise ValueError(
-            "expected positions (atoms, 3) or (batch, atoms, 3) with species and occupancies (atoms,) or (batch, atoms), got "
-            f"{positions.shape}, {species.shape} and {occupancies.shape}"
+            "expected positions (atoms, 3) or (batch, atoms, 3), and species and occupancies of the same shape without "
+            f"the last axis, got {positions.shape}, {species.shape} and {occupancies.shape}"
         )
     if not jnp.issubdtype(species.dtype, jnp.integer):
         raise ValueError(f"expected integer species, got {species.dtype}; pass atomic numbers")
     orbits = _orbits(beam)
 
     def single(atoms: Any) -> Float[Array, "pixels pixels 3"]:
-        return _image(_intensities(*atoms, orbits), orbits)
+        positions, species, occupancies = atoms
+        return _image(_intensities(positions, species, occupancies, orbits), orbits)
 
     if positions.ndim == 2:
         return single((positions, species, occupancies))
     return lax.platform_dependent(
-        (positions, species, occupancies),
-        cpu=functools.partial(lax.map, single),
-        default=functools.partial(lax.map, single, batch_size=ACCELERATOR_BATCH),
+        positions,
+        species,
+        occupancies,
+        cpu=lambda *atoms: lax.map(single, atoms),
+        default=lambda *atoms: lax.map(single, atoms, batch_size=ACCELERATOR_BATCH),
     )
 
 
@@ -304,7 +307,7 @@ def fingerprint(
     """Fingerprints of structures, in their order.
 
     Args:
-        structures: anything :func:`~jaxclear.crystals.read` takes: files, ``ase.Atoms``, pymatgen structures, many of them.
+        structures: anything :func:`~jaxclear.crystals.read` takes: files, ``ase.Atoms``, pymatgen structures, or many.
         orientation: "standard" finds the standard conventional cell of each structure first; "as given" keeps its axes.
         batch_size: most structures in one call of the compiled kernel.
         beam: the simulated experiment.

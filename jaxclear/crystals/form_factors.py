@@ -17,7 +17,8 @@ MAX_ATOMIC_NUMBER = 98
 def coefficients() -> Float[np.ndarray, "99 9"]:
     """Cromer–Mann coefficients of all elements as rows ``(a1..a4, b1..b4, c)``, float64; ``b`` in Å².
 
-    Source: International Tables for Crystallography, volume C (1992), table 6.1.1.4, as kept by gemmi (``Element.it92``).
+    Source: International Tables for Crystallography, volume C (1992), table 6.1.1.4, as kept by gemmi
+    (``Element.it92``).
     """
     import gemmi
 

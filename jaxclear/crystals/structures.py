@@ -19,7 +19,7 @@ from jaxclear.crystals.form_factors import MAX_ATOMIC_NUMBER
 
 if TYPE_CHECKING:
     import ase
-    from pymatgen.core import Molecule, Structure
+    from pymatgen.core import IMolecule, IStructure, Structure
 
 MAX_ATOMS = 4096
 """The largest structure that is taken; the fingerprint is defined for 128 to 256 atoms."""
@@ -62,7 +62,7 @@ def from_ase(atoms: "ase.Atoms", *, name: str | None = None) -> Crystal:
     kinds = atoms.arrays.get("spacegroup_kinds")
     if sites and kinds is not None and len(kinds) == len(numbers):
         positions, numbers, occupancies = _split_shared_sites(positions, kinds, sites, numbers)
-    return checked(Crystal(np.array(atoms.cell[:]), positions, numbers, occupancies, np.array(atoms.pbc), name))
+    return checked(Crystal(np.array(atoms.cell.array), positions, numbers, occupancies, np.array(atoms.pbc), name))
 
 
 def _split_shared_sites(
@@ -84,7 +84,7 @@ def _split_shared_sites(
     return positions[index], np.array(species, dtype=np.int32), np.array(fractions, dtype=np.float64)
 
 
-def from_pymatgen(structure: "Structure | Molecule", *, name: str | None = None) -> Crystal:
+def from_pymatgen(structure: "IStructure | IMolecule", *, name: str | None = None) -> Crystal:
     """The structure of a pymatgen ``Structure`` or ``Molecule``, disordered sites included.
 
     Raises:
@@ -141,8 +141,8 @@ def checked(crystal: Crystal) -> Crystal:
     if not np.all(known):
         bad = int(np.argmin(known))
         raise StructureError(
-            f"{name}: expected elements 1 (H) to {MAX_ATOMIC_NUMBER} (Cf), got atomic number {crystal.numbers[bad]} for "
-            f"atom {bad}; name the species, or remove dummy atoms"
+            f"{name}: expected elements 1 (H) to {MAX_ATOMIC_NUMBER} (Cf), got atomic number {crystal.numbers[bad]} "
+            f"for atom {bad}; name the species, or remove dummy atoms"
         )
     if not np.all((crystal.occupancies > 0) & (crystal.occupancies <= 1 + 1e-6)):
         raise StructureError(
@@ -165,7 +165,7 @@ def checked(crystal: Crystal) -> Crystal:
 
 def _check_distances(crystal: Crystal) -> None:
     """Raise for two atoms at one place in the cell, images included, unless their occupancies share one site."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     if len(crystal.numbers) == 1:
         return
@@ -176,7 +176,7 @@ def _check_distances(crystal: Crystal) -> None:
     fractions[(fractions >= 1) & crystal.pbc] = 0.0  # a floor of -1e-17 leaves 1.0
     # Along the normal of each pair of lattice vectors no distance is longer than the real one: candidates, in a box.
     heights = 1 / np.linalg.norm(inverse, axis=0)
-    tree = cKDTree(fractions * heights, boxsize=np.where(crystal.pbc, heights, 0.0))
+    tree = KDTree(fractions * heights, boxsize=np.where(crystal.pbc, heights, 0.0))
     for i, j in tree.query_pairs(MIN_DISTANCE, p=np.inf):
         delta = fractions[i] - fractions[j]
         delta -= np.where(crystal.pbc, np.round(delta), 0.0)
@@ -266,7 +266,7 @@ def _read_file(path: Path, index: int | str | slice) -> list[Crystal]:
     return [from_ase(atoms, name=name) for atoms, name in zip(frames, names, strict=True)]
 
 
-def _read_with_pymatgen(path: Path) -> "Structure | Molecule | None":
+def _read_with_pymatgen(path: Path) -> "Structure | IMolecule | None":
     """The structure that pymatgen finds in a file, or None when it finds none."""
     from pymatgen.core import Molecule, Structure
 
@@ -275,7 +275,7 @@ def _read_with_pymatgen(path: Path) -> "Structure | Molecule | None":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return kind.from_file(str(path))
-        except Exception:  # noqa: S112 — the reason shown is that of ASE, which was asked first
+        except Exception:  # the reason shown is that of ASE, which was asked first
             continue
     return None
 
