@@ -1,4 +1,33 @@
 """Class-wise explanations of neural networks as transformations of pure functions."""
 
+from jaxclear.clear import ClearMap, clear_map, overlay, to_rgb
+from jaxclear.heatmaps import HeatMap, binary_map, binary_rgb, heat_map, heat_rgb
+from jaxclear.responses import UnitResponses, class_responses, coverage, layers, unit_responses, with_rule
+from jaxclear.rules import RULES, Rule
+from jaxclear.trace import Coverage, CoverageEntry, UnmatchedNonlinearity, UnmatchedNonlinearityWarning
+
 __version__ = "0.1.0"
-__all__ = ["__version__"]
+__all__ = [
+    "RULES",
+    "ClearMap",
+    "Coverage",
+    "CoverageEntry",
+    "HeatMap",
+    "Rule",
+    "UnitResponses",
+    "UnmatchedNonlinearity",
+    "UnmatchedNonlinearityWarning",
+    "__version__",
+    "binary_map",
+    "binary_rgb",
+    "class_responses",
+    "clear_map",
+    "coverage",
+    "heat_map",
+    "heat_rgb",
+    "layers",
+    "overlay",
+    "to_rgb",
+    "unit_responses",
+    "with_rule",
+]

@@ -1,0 +1,128 @@
+"""Heat maps: what in an image speaks for one class, and what for any other."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxclear.clear import brightness
+from jaxclear.inputs import check_labels
+from jaxclear.responses import Apply, ClassBackprop, ClassResponse, transformation, unblock
+from jaxclear.rules import Rule, resolve
+from jaxclear.trace import OnUnmatched
+
+FOR, NEITHER, AGAINST = 1, 0, -1
+"""The values of a binary map."""
+
+
+class HeatMap(NamedTuple):
+    """What speaks for a class and what against it, summed over the image's channels.
+
+    Attributes:
+        evidence_for: (B, *spatial), the response of the class itself (shown hot).
+        evidence_against: (B, *spatial), the maximum over the responses of all other classes (shown green).
+        labels: (B,), the class.
+        class_scores: (B, K), as in `ClearMap`.
+    """
+
+    evidence_for: Float[Array, "B *spatial"]
+    evidence_against: Float[Array, "B *spatial"]
+    labels: Int[Array, " B"]
+    class_scores: Float[Array, "B K"]
+
+
+def heat_map(
+    apply: Apply,
+    *,
+    rule: str | Rule = "deconvnet",
+    class_block: int | None = None,
+    on_unmatched: OnUnmatched = "warn",
+) -> Callable[..., HeatMap]:
+    """Returns a function `(variables, images, labels=None) -> HeatMap`; without labels the predicted class is taken.
+
+    Args:
+        apply: `(variables, images)` -> class maps (B, *map, K) or logits (B, K), with two classes or more.
+        rule: a rule's name or a `jaxclear.Rule`.
+        class_block: how many classes are worked on at once; chosen by the device by default.
+        on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
+
+    Raises:
+        ValueError: an argument, the images or the labels are not as described; nothing has been compiled then.
+
+    Source: D. Kumar, "Class Based Strategies for Understanding Neural Networks", 5.2.3 and figs. 5.3, 5.4.
+    """
+    resolved = resolve(rule)
+
+    def core(variables: Any, images: Array, labels: Any = None) -> HeatMap:
+        backprop = ClassBackprop.trace(apply, resolved, variables, images, on_unmatched)
+        if backprop.num_classes < 2:
+            raise ValueError("expected a network of at least two classes: with one there is nothing against it")
+        if labels is None:
+            labels = jnp.argmax(backprop.scores(class_block), axis=-1)
+        own = jnp.asarray(labels, jnp.int32)
+
+        def step(carry: tuple[Array, Array], ids: Array, found: ClassResponse) -> tuple[Array, Array]:
+            supporting, opposing = carry
+            responses = found.responses.sum(axis=-1)
+            is_own = (ids[:, None] == own).reshape(*responses.shape[:2], *[1] * (responses.ndim - 2))
+            supporting = jnp.maximum(supporting, jnp.where(is_own, responses, -jnp.inf).max(axis=0))
+            opposing = jnp.maximum(opposing, jnp.where(is_own, -jnp.inf, responses).max(axis=0))
+            return supporting, opposing
+
+        nothing = jnp.full(images.shape[:-1], -jnp.inf, images.dtype)
+        blocks = backprop.blocks(jnp.arange(backprop.num_classes), class_block)
+        (supporting, opposing), scores = backprop.fold(step, (nothing, nothing), blocks)
+        return HeatMap(supporting, opposing, own, unblock(scores, backprop.num_classes))
+
+    compiled = transformation(apply, core, class_block=class_block)
+
+    def heat(variables: Any, images: Any, labels: Any = None) -> HeatMap:
+        return compiled(variables, images) if labels is None else compiled(variables, images, labels)
+
+    return heat
+
+
+def binary_map(
+    apply: Apply,
+    *,
+    rule: str | Rule = "deconvnet",
+    class_block: int | None = None,
+    on_unmatched: OnUnmatched = "warn",
+) -> Callable[..., Int[Array, "B *spatial"]]:
+    """Returns a function `(variables, images, labels=None) -> (B, *spatial)` of `FOR`, `NEITHER` and `AGAINST`.
+
+    A pixel is `FOR` (1) where the class's own response is the largest, `AGAINST` (-1) where another's is, and
+    `NEITHER` (0) where no response is positive. Arguments and errors are those of `heat_map`.
+    """
+    heat = heat_map(apply, rule=rule, class_block=class_block, on_unmatched=on_unmatched)
+
+    def binary(variables: Any, images: Any, labels: Any = None) -> Array:
+        return to_binary(heat(variables, images, labels))
+
+    return binary
+
+
+def to_binary(heat: HeatMap) -> Int[Array, "B *spatial"]:
+    """Returns a heat map with its values replaced by `FOR`, `NEITHER` and `AGAINST`."""
+    responding = jnp.maximum(heat.evidence_for, heat.evidence_against) > 0
+    side = jnp.where(heat.evidence_for >= heat.evidence_against, FOR, AGAINST)
+    return jnp.where(responding, side, NEITHER).astype(jnp.int32)
+
+
+def heat_rgb(heat: HeatMap) -> Float[Array, "B *spatial 3"]:
+    """Returns a heat map in colour: each pixel hot (black, red, yellow, white) where the class wins, green elsewhere.
+
+    Both share one scale, the largest response in the image.
+    """
+    value = brightness(jnp.maximum(heat.evidence_for, heat.evidence_against))
+    hot = jnp.stack([lax.clamp(0.0, 3 * value - shift, 1.0) for shift in (0.0, 1.0, 2.0)], axis=-1)
+    green = jnp.stack([jnp.zeros_like(value), value, jnp.zeros_like(value)], axis=-1)
+    return jnp.where((to_binary(heat) == FOR)[..., None], hot, green)
+
+
+def binary_rgb(binary: Int[Array, "B *spatial"]) -> Float[Array, "B *spatial 3"]:
+    """Returns a binary map in colour: red for the class, blue against it, black elsewhere."""
+    colours = jnp.array([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    return colours[binary + 1]

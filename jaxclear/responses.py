@@ -1,0 +1,369 @@
+"""Class, layer and unit responses: one backward pass from a layer's activation to the images, under a rule.
+
+Array contract: images are floating point, (B, *spatial, C) with one spatial axis or more (NLC, NHWC, NDHWC).
+`apply(variables, images)` is a pure function that returns class maps (B, *map, K) or logits (B, K).
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxclear.inputs import check_apply, check_block, check_classes, check_images, check_outputs
+from jaxclear.rules import Rule, resolve
+from jaxclear.trace import ClassHead, Coverage, Layer, OnUnmatched, Program, act_on, per_image, split_head
+
+Apply = Callable[[Any, Any], Any]
+"""`apply(variables, images)`: a pure function of a tree of arrays and a batch of images."""
+
+_Carry = TypeVar("_Carry")
+
+# Class-and-image pixels that one back-projection works on at a time. On a CPU they should fit the cache.
+_BLOCK_PIXELS = {"cpu": 2**14}
+_ACCELERATOR_BLOCK_PIXELS = 2**23
+
+
+def with_rule(apply: Apply, rule: str | Rule = "deconvnet", *, on_unmatched: OnUnmatched = "ignore") -> Apply:
+    """Returns a function with the values of `apply` and the VJP of a rule.
+
+    The function is traced once for each shape; like everything in JAX it must be pure.
+
+    Args:
+        apply: any pure function `(variables, images) -> arrays`.
+        rule: a rule's name or a `jaxclear.Rule`.
+        on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
+
+    Raises:
+        ValueError: `rule` is unknown, or `on_unmatched="error"` and something was not replaced.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> linear = with_rule(lambda w, x: jnp.maximum(w * x, 0), "linear")
+        >>> jax.grad(lambda x: linear(2.0, x).sum())(jnp.array([1.0, -1.0])).tolist()
+        [2.0, 2.0]
+    """
+    resolved = resolve(rule)
+    check_apply(apply)
+    programs: dict[Any, Program] = {}
+
+    @functools.wraps(apply)
+    def ruled(variables: Any, images: Any) -> Any:
+        key = _trace_key(variables, images)
+        program = programs.get(key)
+        if program is None:
+            program = Program(apply, variables, images)
+            act_on(program.coverage(resolved), on_unmatched)
+            if program.reusable:
+                programs[key] = program
+        return program(resolved, variables, images)
+
+    return ruled
+
+
+def coverage(apply: Apply, variables: Any, images: Any, *, rule: str | Rule = "deconvnet") -> Coverage:
+    """Returns what a rule replaces in `apply` and what keeps its true gradient; `print` shows it as a table.
+
+    Args:
+        apply: any pure function `(variables, images) -> arrays`.
+        variables: its variables.
+        images: a batch of images, or `jax.ShapeDtypeStruct` of one: nothing is computed.
+        rule: a rule's name or a `jaxclear.Rule`.
+    """
+    resolved = resolve(rule)
+    check_apply(apply)
+    return Program(apply, variables, images).coverage(resolved)
+
+
+def layers(apply: Apply, variables: Any, images: Any) -> tuple[str, ...]:
+    """Returns the names of the convolutions and dense layers that `unit_responses` can be asked for, in order."""
+    check_apply(apply)
+    return tuple(layer.name for layer in Program(apply, variables, images).layers)
+
+
+def class_responses(
+    apply: Apply,
+    *,
+    rule: str | Rule = "deconvnet",
+    classes: Sequence[int] | None = None,
+    class_block: int | None = None,
+    on_unmatched: OnUnmatched = "warn",
+) -> Callable[[Any, Float[Array, "B *spatial C"]], Float[Array, "K B *spatial C"]]:
+    """Returns a function `(variables, images) -> (K, B, *spatial, C)`: every class's response in every image.
+
+        R(x|c) = G_1 U_1 G_2 U_2 … G_L^c z_L
+
+    The seed of class `c` is the network's class map restricted to kernel `c`, a map in space; for a network that
+    returns logits it is `logit_c` at unit `c`.
+
+    Args:
+        apply: `(variables, images)` -> class maps (B, *map, K) or logits (B, K).
+        rule: a rule's name or a `jaxclear.Rule`.
+        classes: the classes to respond, in this order; all by default.
+        class_block: how many classes are worked on at once; chosen by the device by default.
+        on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
+
+    Raises:
+        ValueError: an argument or the images are not as described; nothing has been compiled then.
+
+    Source: D. Kumar, "Class Based Strategies for Understanding Neural Networks", eqs. 5.1–5.3.
+    """
+    resolved = resolve(rule)
+
+    def core(variables: Any, images: Array) -> Array:
+        backprop = ClassBackprop.trace(apply, resolved, variables, images, on_unmatched)
+        chosen = check_classes(classes, backprop.num_classes)
+        blocks = backprop.blocks(chosen, class_block)
+        if len(blocks) == 1:
+            return backprop.respond(blocks[0]).responses
+        stacked = lax.map(lambda ids: backprop.respond(ids).responses, blocks)
+        return stacked.reshape(-1, *stacked.shape[2:])[: len(chosen)]
+
+    return transformation(apply, core, class_block=class_block)
+
+
+class UnitResponses(NamedTuple):
+    """Attentive response maps of the most activated units of a layer.
+
+    Attributes:
+        responses: (n, B, *spatial, C), the response of each unit.
+        units: (B, n), which units, most activated first.
+        activations: (B, n), each unit's activation summed over positions.
+        dominant: (B, *spatial, C), the maximum over the n units at each pixel.
+    """
+
+    responses: Float[Array, "n B *spatial C"]
+    units: Int[Array, "B n"]
+    activations: Float[Array, "B n"]
+    dominant: Float[Array, "B *spatial C"]
+
+
+def unit_responses(
+    apply: Apply,
+    layer: str | int,
+    *,
+    top_n: int = 25,
+    units: Sequence[int] | None = None,
+    step: int | None = None,
+    rule: str | Rule = "deconvnet",
+    on_unmatched: OnUnmatched = "warn",
+) -> Callable[[Any, Float[Array, "B *spatial C"]], UnitResponses]:
+    """Returns a function `(variables, images) -> UnitResponses` for the units (kernels) of one layer.
+
+        R(x|f) = G_1 U_1 … G_L^f z_L
+
+    The seed of unit `f` is the layer's own activation map of that unit: the output of the ReLU that follows the
+    layer, or where none follows the layer's output with its bias.
+
+    Args:
+        apply: any pure function `(variables, images) -> arrays`.
+        layer: the layer's module path in the variables ("Conv_2", or its ending where that is enough), or the number
+            of a convolution in the trace (negative from the end). `jaxclear.layers` lists the names.
+        top_n: how many units: those with the largest activation summed over positions, in each image.
+        units: these units instead, in every image.
+        step: which step, for a layer inside a `scan`.
+        rule: a rule's name or a `jaxclear.Rule`.
+        on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
+
+    Raises:
+        ValueError: the layer is unknown (the message lists those there are), or another argument is not as described.
+
+    Source: D. Kumar, "Class Based Strategies for Understanding Neural Networks", eqs. 3.2, 3.3.
+    """
+    resolved = resolve(rule)
+    if top_n < 1:
+        raise ValueError(f"expected top_n to be at least 1, got {top_n}")
+
+    def core(variables: Any, images: Array) -> UnitResponses:
+        program = Program(apply, variables, images)
+        act_on(program.coverage(resolved), on_unmatched)
+        found = _find_layer(program.layers, layer)
+        if found.in_scan and step is None:
+            raise ValueError(f"expected step, the number of a step, since layer {found.name!r} lies in a scan")
+
+        def activation(pixels: Array) -> Array:
+            (value,) = program.values(resolved, [found.activation], variables, pixels)
+            return value[step] if found.in_scan else value
+
+        z, pull = jax.vjp(activation, images)
+        sums = z.sum(axis=tuple(range(1, z.ndim - 1)))
+        if units is None:
+            if top_n > z.shape[-1]:
+                raise ValueError(f"expected top_n of at most {z.shape[-1]}, the units of {found.name!r}, got {top_n}")
+            activations, chosen = lax.top_k(sums, top_n)
+        else:
+            fixed = check_classes(units, z.shape[-1], name="units")
+            chosen = jnp.broadcast_to(jnp.asarray(fixed, jnp.int32), (z.shape[0], len(fixed)))
+            activations = jnp.take_along_axis(sums, chosen, axis=-1)
+
+        def respond(unit: Array) -> Array:
+            mask = jax.nn.one_hot(unit, z.shape[-1], dtype=z.dtype)
+            return pull(z * mask.reshape(z.shape[0], *[1] * (z.ndim - 2), z.shape[-1]))[0]
+
+        responses = lax.map(respond, chosen.T)
+        return UnitResponses(responses, chosen, activations, responses.max(axis=0))
+
+    return transformation(apply, core)
+
+
+def _find_layer(known: Sequence[Layer], wanted: str | int) -> Layer:
+    names = [layer.name for layer in known]
+    if isinstance(wanted, int):
+        convolutions = [layer for layer in known if layer.is_convolution]
+        if -len(convolutions) <= wanted < len(convolutions):
+            return convolutions[wanted]
+        raise ValueError(f"expected layer to be below {len(convolutions)}, the number of convolutions, got {wanted}")
+    exact = [layer for layer in known if layer.name == wanted]
+    ending = [layer for layer in known if layer.name.endswith(f"/{wanted}")]
+    if len(exact or ending) != 1:
+        problem = f"layer {wanted!r} is not one" if not ending else f"several layers end in {wanted!r}"
+        raise ValueError(f"expected layer to be one of {', '.join(map(repr, names))}; {problem}")
+    return (exact or ending)[0]
+
+
+class ClassResponse(NamedTuple):
+    """The responses of a block of n classes, (n, B, *spatial, C), and their scores, (B, n)."""
+
+    responses: Float[Array, "n B *spatial C"]
+    scores: Float[Array, "B n"]
+
+
+class ClassBackprop(NamedTuple):
+    """One forward pass, kept so that any block of classes can be passed back from it."""
+
+    rule: Rule
+    head: ClassHead
+    weights: Sequence[Array]
+    features: Float[Array, "B *f C"]
+    pull: Callable[[Array], tuple[Array]]
+    image_shape: tuple[int, ...]
+
+    @classmethod
+    def trace(
+        cls, apply: Apply, rule: Rule, variables: Any, images: Float[Array, "B *spatial C"], on_unmatched: OnUnmatched
+    ) -> "ClassBackprop":
+        """Traces `apply` and runs it forward up to its class layer."""
+        program = Program(apply, variables, images)
+        check_outputs(program.graph.outputs, program.out_tree, images)
+        act_on(program.coverage(rule), on_unmatched)
+        head = split_head(program.graph)
+
+        def below_head(pixels: Array) -> tuple[Array, list[Array]]:
+            features, *weights = program.values(rule, [head.features, *head.weights], variables, pixels)
+            return features, weights
+
+        features, pull, weights = jax.vjp(below_head, images, has_aux=True)
+        return cls(rule, head, weights, features, pull, images.shape)
+
+    @property
+    def num_classes(self) -> int:
+        """Returns K."""
+        return self.head.num_classes
+
+    def class_maps(self, classes: Array) -> Float[Array, "B *map n"]:
+        """Returns the class maps or logits of `classes`, (n,) for every image the same or (B, n)."""
+        return self._class_maps(self.features, classes)
+
+    def _class_maps(self, features: Array, classes: Array) -> Array:
+        if classes.ndim == 2:
+            return per_image(self.head, self.rule, features, self.weights, classes)
+        return self.head.class_maps(self.rule, features, self.weights, classes)
+
+    def respond(self, classes: Int[Array, " n"] | Int[Array, "B n"]) -> ClassResponse:
+        """Returns the responses and scores of `classes`."""
+        z, pull_head = jax.vjp(lambda features: self._class_maps(features, classes), self.features)
+
+        def one(unit: Array) -> Array:
+            return self.pull(*pull_head(z * unit))[0]
+
+        return ClassResponse(jax.vmap(one)(jnp.eye(z.shape[-1], dtype=z.dtype)), scores_of(z))
+
+    def scores(self, class_block: int | None) -> Float[Array, "B K"]:
+        """Returns every class's score, forward only."""
+        blocks = self.blocks(np.arange(self.num_classes), class_block)
+        scores = lax.map(lambda ids: scores_of(self.class_maps(ids)), blocks)
+        return unblock(scores, self.num_classes)
+
+    def blocks(self, classes: np.ndarray | Array, class_block: int | None) -> Int[Array, "n_blocks *B block"]:
+        """Returns `classes` in blocks of equal size; the last is filled with its last class again.
+
+        `classes` is (n,) or, each image its own, (B, n).
+        """
+        count = classes.shape[-1]
+        pixels = int(np.prod(self.image_shape[:-1]))
+        block = min(class_block or default_block(pixels), count)
+        number = -(-count // block)
+        padded = jnp.take(jnp.asarray(classes, jnp.int32), np.minimum(np.arange(number * block), count - 1), axis=-1)
+        split = padded.reshape(*classes.shape[:-1], number, block)
+        return jnp.moveaxis(split, -2, 0)
+
+    def fold(
+        self, step: Callable[[_Carry, Array, ClassResponse], _Carry], carry: _Carry, blocks: Array
+    ) -> tuple[_Carry, Float[Array, "n_blocks B block"]]:
+        """Returns the carry after every block's responses, and the blocks' scores."""
+
+        def body(carried: _Carry, ids: Array) -> tuple[_Carry, Array]:
+            found = self.respond(ids)
+            return step(carried, ids, found), found.scores
+
+        if len(blocks) == 1:
+            carry, scores = body(carry, blocks[0])
+            return carry, scores[None]
+        return lax.scan(body, carry, blocks)
+
+
+def scores_of(class_maps: Float[Array, "B *map n"]) -> Float[Array, "B n"]:
+    """Returns what the network's softmax sees: class maps averaged over positions, or the logits themselves."""
+    return class_maps.mean(axis=tuple(range(1, class_maps.ndim - 1))) if class_maps.ndim > 2 else class_maps
+
+
+def unblock(stacked: Float[Array, "n_blocks B block"], count: int) -> Float[Array, "B count"]:
+    """Returns the blocks' columns side by side, without the filling of the last block."""
+    return jnp.moveaxis(stacked, 0, 1).reshape(stacked.shape[1], -1)[:, :count]
+
+
+def default_block(pixels: int) -> int:
+    """Returns how many classes to work on at once for a batch with that many pixels, on the default device."""
+    budget = _BLOCK_PIXELS.get(jax.default_backend(), _ACCELERATOR_BLOCK_PIXELS)
+    return max(1, budget // pixels)
+
+
+def transformation(apply: Apply, core: Callable[..., Any], *, class_block: int | None = None) -> Callable[..., Any]:
+    """Returns `core` checked and compiled: `(variables, images, *more) -> result`.
+
+    Values that are known are checked before anything is compiled. Leaves of `variables` that are not arrays, such as
+    an activation function kept in a model's tree, are held fixed.
+    """
+    check_apply(apply)
+    check_block(class_block)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def compiled(static: tuple[Any, ...], arrays: list[Any], images: Array, more: tuple[Any, ...]) -> Any:
+        treedef, fixed = static
+        leaves = iter(arrays)
+        variables = treedef.unflatten([next(leaves) if leaf is None else leaf[0] for leaf in fixed])
+        return core(variables, images, *more)
+
+    @functools.wraps(apply)
+    def transformed(variables: Any, images: Any, *more: Any) -> Any:
+        images = check_images(images)
+        leaves, treedef = jax.tree_util.tree_flatten(variables)
+        fixed = tuple(None if isinstance(leaf, jax.Array | np.ndarray | np.generic) else (leaf,) for leaf in leaves)
+        arrays = [leaf for leaf, held in zip(leaves, fixed, strict=True) if held is None]
+        with warnings.catch_warnings():
+            return compiled((treedef, fixed), arrays, images, more)
+
+    del transformed.__wrapped__  # the signature is the transformation's, not the network's
+    return transformed
+
+
+def _trace_key(variables: Any, images: Any) -> Any:
+    """Returns what a trace depends on: the trees, types and shapes of the arguments and JAX's own settings."""
+    leaves, treedef = jax.tree_util.tree_flatten((variables, images))
+    kinds = tuple(jax.typeof(leaf) if isinstance(leaf, jax.Array | np.ndarray | np.generic) else leaf for leaf in leaves)
+    return treedef, kinds, jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision

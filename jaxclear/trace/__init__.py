@@ -1,0 +1,32 @@
+"""Tracing any JAX function and putting a rule into it: alone in knowing jaxprs.
+
+`jaxprs` owns the names that differ between JAX versions, `graph` turns a jaxpr into a data-flow graph that looks
+through `jit`, `remat` and the like, `patterns` recognises rectifiers and max-poolings in that graph, `program`
+evaluates the jaxpr again with a rule in their place, `head` cuts off the class layer, `coverage` reports.
+"""
+
+from jaxclear.trace.coverage import (
+    Coverage,
+    CoverageEntry,
+    OnUnmatched,
+    UnmatchedNonlinearity,
+    UnmatchedNonlinearityWarning,
+    act_on,
+)
+from jaxclear.trace.head import ClassHead, per_image, split_head
+from jaxclear.trace.layers import Layer
+from jaxclear.trace.program import Program
+
+__all__ = [
+    "ClassHead",
+    "Coverage",
+    "CoverageEntry",
+    "Layer",
+    "OnUnmatched",
+    "Program",
+    "UnmatchedNonlinearity",
+    "UnmatchedNonlinearityWarning",
+    "act_on",
+    "per_image",
+    "split_head",
+]
