@@ -32,7 +32,7 @@ TOLERANCES: Mapping[str, Tolerance] = {
     "medium": Tolerance(1e-2, -1.0),
     "loose": Tolerance(0.1, 5.0),
 }
-"""Tight and loose as in the original authors' later scripts; medium is this project's choice (the thesis gives none)."""
+"""Tight and loose are those of the original authors' later scripts; medium is chosen here, the thesis gives none."""
 
 
 def space_group(crystal: Crystal, *, symprec: float = 0.01, angle_tolerance: float = -1.0) -> int | None:
@@ -104,8 +104,8 @@ def near_degenerate(
 
     Structures of one atom a primitive cell (139, 166), and those of two that one Wyckoff position places (141, 4a; 166,
     6c), meet the cubic ones at certain axial ratios, the last also at certain heights: 139 at c/a √2 (fcc) and 1 (bcc);
-    141 at √2 (diamond); 166 at hexagonal c/a √6 (fcc), √1.5 (sc), √.375 (bcc), with two atoms at √6 and z 1/4 (sc) or 1/8
-    (diamond), and at √1.5 and z 1/4 (bcc). Compounds have none of these.
+    141 at √2 (diamond); 166 at hexagonal c/a √6 (fcc), √1.5 (sc), √.375 (bcc), with two atoms at √6 and z 1/4 (sc) or
+    1/8 (diamond), and at √1.5 and z 1/4 (bcc). Compounds have none of these.
 
     Args:
         crystal: the structure; checked.
