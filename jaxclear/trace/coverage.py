@@ -58,11 +58,11 @@ def coverage_of(graph: Graph, rule: str) -> Coverage:
     replaced = collections.Counter(
         (site.name, graph.sources[path]) for path, site in graph.sites.items() if path not in capped
     )
-    # A function such as `gelu` is several equations: it was called as often as the most frequent of them.
+    # A function such as `gelu` is several equations, each at least once a call.
     primitives = collections.Counter((kept.name, kept.source, kept.primitive) for kept in graph.kept)
     kept: dict[tuple[str, str], int] = {}
     for (name, source, _), count in primitives.items():
-        kept[name, source] = max(count, kept.get((name, source), 0))
+        kept[name, source] = min(count, kept.get((name, source), count))
     return Coverage(
         rule,
         tuple(CoverageEntry(name, count, source) for (name, source), count in replaced.items()),
