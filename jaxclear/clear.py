@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxclear.inputs import check_classes
-from jaxclear.responses import Apply, ClassBackprop, ClassResponse, transformation, unblock
+from jaxclear.responses import Apply, ClassBackprop, ClassResponse, constant_map, transformation, unblock
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import OnUnmatched
 
@@ -78,10 +78,7 @@ def clear_map(
             chosen = jnp.sort(lax.top_k(scores, top_k)[1], axis=-1)
         elif classes is not None:
             scores = backprop.scores(class_block)
-        empty = (
-            jnp.full(images.shape[:-1], -1, jnp.int32),
-            jnp.full(images.shape[:-1], -jnp.inf, images.dtype),
-        )
+        empty = constant_map(images, -1, jnp.int32), constant_map(images, -jnp.inf)
         (best_class, best), stacked = backprop.fold(_running_maximum, empty, backprop.blocks(chosen, class_block))
         if scores is None:
             scores = unblock(stacked, backprop.num_classes)

@@ -8,8 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxclear.clear import brightness
-from jaxclear.inputs import check_labels
-from jaxclear.responses import Apply, ClassBackprop, ClassResponse, transformation, unblock
+from jaxclear.responses import Apply, ClassBackprop, ClassResponse, constant_map, transformation, unblock
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import OnUnmatched
 
@@ -71,7 +70,7 @@ def heat_map(
             opposing = jnp.maximum(opposing, jnp.where(is_own, -jnp.inf, responses).max(axis=0))
             return supporting, opposing
 
-        nothing = jnp.full(images.shape[:-1], -jnp.inf, images.dtype)
+        nothing = constant_map(images, -jnp.inf)
         blocks = backprop.blocks(jnp.arange(backprop.num_classes), class_block)
         (supporting, opposing), scores = backprop.fold(step, (nothing, nothing), blocks)
         return HeatMap(supporting, opposing, own, unblock(scores, backprop.num_classes))

@@ -156,5 +156,7 @@ class MaxPool:
 
     def _unpad(self, padded: Array) -> Array:
         starts = [lo for lo, _ in self.padding]
-        limits = [lo + (size - 1) * base + 1 for lo, size, base in zip(starts, self.shape, self.base_dilation, strict=True)]
+        limits = [
+            lo + (size - 1) * base + 1 for lo, size, base in zip(starts, self.shape, self.base_dilation, strict=True)
+        ]
         return lax.slice(padded, starts, limits, self.base_dilation)

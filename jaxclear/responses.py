@@ -5,7 +5,6 @@ Array contract: images are floating point, (B, *spatial, C) with one spatial axi
 """
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from jaxclear.inputs import check_apply, check_block, check_classes, check_images, check_outputs
 from jaxclear.rules import Rule, resolve
@@ -317,6 +316,16 @@ class ClassBackprop(NamedTuple):
         return lax.scan(body, carry, blocks)
 
 
+def constant_map(images: Float[Array, "B *spatial C"], value: float, dtype: Any = None) -> Shaped[Array, "B *spatial"]:
+    """Returns a map with one value at every pixel that varies over the same mesh axes as the images.
+
+    Under `shard_map` a loop's carry must start with the type that it ends with.
+    """
+    pixels = images[..., 0]
+    number = jnp.asarray(value, dtype or images.dtype)
+    return jnp.where(jnp.isnan(pixels), number, number)
+
+
 def scores_of(class_maps: Float[Array, "B *map n"]) -> Float[Array, "B n"]:
     """Returns what the network's softmax sees: class maps averaged over positions, or the logits themselves."""
     return class_maps.mean(axis=tuple(range(1, class_maps.ndim - 1))) if class_maps.ndim > 2 else class_maps
@@ -355,8 +364,7 @@ def transformation(apply: Apply, core: Callable[..., Any], *, class_block: int |
         leaves, treedef = jax.tree_util.tree_flatten(variables)
         fixed = tuple(None if isinstance(leaf, jax.Array | np.ndarray | np.generic) else (leaf,) for leaf in leaves)
         arrays = [leaf for leaf, held in zip(leaves, fixed, strict=True) if held is None]
-        with warnings.catch_warnings():
-            return compiled((treedef, fixed), arrays, images, more)
+        return compiled((treedef, fixed), arrays, images, more)
 
     del transformed.__wrapped__  # the signature is the transformation's, not the network's
     return transformed
@@ -365,5 +373,7 @@ def transformation(apply: Apply, core: Callable[..., Any], *, class_block: int |
 def _trace_key(variables: Any, images: Any) -> Any:
     """Returns what a trace depends on: the trees, types and shapes of the arguments and JAX's own settings."""
     leaves, treedef = jax.tree_util.tree_flatten((variables, images))
-    kinds = tuple(jax.typeof(leaf) if isinstance(leaf, jax.Array | np.ndarray | np.generic) else leaf for leaf in leaves)
+    kinds = tuple(
+        jax.typeof(leaf) if isinstance(leaf, jax.Array | np.ndarray | np.generic) else leaf for leaf in leaves
+    )
     return treedef, kinds, jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision

@@ -87,7 +87,9 @@ class MaxPool:
         """Yields (output position, input position of the first maximum in row-major order) for every channel."""
         sizes = [
             (n + lo + hi - (d * (w - 1) + 1)) // s + 1
-            for n, (lo, hi), d, w, s in zip(x.shape, self.padding, self.dilation, self.window, self.stride, strict=False)
+            for n, (lo, hi), d, w, s in zip(
+                x.shape, self.padding, self.dilation, self.window, self.stride, strict=False
+            )
         ]
         self.out_shape = (*sizes, x.shape[2])
         for i, j, c in itertools.product(range(sizes[0]), range(sizes[1]), range(x.shape[2])):

@@ -43,7 +43,12 @@ def test_switches_equal_the_plain_loop(seed, shape, window, stride, dilation, pa
     response = rng.normal(size=twin.forward(x).shape).astype(np.float32)
     expected = twin.backward("linear", x.astype(np.float64), response)
     back = pooled_back(
-        x[None], lambda _: response[None], (1, *window, 1), (1, *stride, 1), ((0, 0), *padding, (0, 0)), (1, *dilation, 1)
+        x[None],
+        lambda _: response[None],
+        (1, *window, 1),
+        (1, *stride, 1),
+        ((0, 0), *padding, (0, 0)),
+        (1, *dilation, 1),
     )
     np.testing.assert_allclose(back[0], expected, atol=1e-5)
 
@@ -56,7 +61,12 @@ def test_large_windows_equal_the_plain_loop(seed, side, stride):
     twin = reference.MaxPool((side, side), (stride, stride), ((1, 0), (0, 2)))
     response = rng.normal(size=twin.forward(x[0]).shape).astype(np.float32)
     back = pooled_back(
-        x, lambda _: response[None], (1, side, side, 1), (1, stride, stride, 1), ((0, 0), (1, 0), (0, 2), (0, 0)), (1,) * 4
+        x,
+        lambda _: response[None],
+        (1, side, side, 1),
+        (1, stride, stride, 1),
+        ((0, 0), (1, 0), (0, 2), (0, 0)),
+        (1,) * 4,
     )
     np.testing.assert_allclose(back[0], twin.backward("linear", x[0], response), atol=1e-5)
 
@@ -101,4 +111,4 @@ def test_switches_are_kept_once_for_all_classes():
     seeds = jnp.ones((50, *out.shape))
     compiled = str(jax.make_jaxpr(jax.vmap(pull))(seeds))
     assert "reduce_window" not in compiled
-    assert "50,1,16,16,4" not in compiled.split("let")[0]
+    assert "50,1,16,16,4" not in compiled.split("let", maxsplit=1)[0]

@@ -77,7 +77,9 @@ def test_a_rule_of_ones_own_may_undo_pooling_its_own_way():
         relu=jaxclear.RULES["linear"].relu,
         max_pool=lambda pool, switches, response: jnp.broadcast_to(response.mean(), pool.shape),
     )
-    ruled = jaxclear.with_rule(lambda _, x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (2,), (2,), "VALID"), everywhere)
+    ruled = jaxclear.with_rule(
+        lambda _, x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (2,), (2,), "VALID"), everywhere
+    )
     assert jax.grad(lambda x: ruled(None, x).sum())(jnp.arange(4.0)).tolist() == [1, 1, 1, 1]
 
 

@@ -52,6 +52,10 @@ class Coverage(NamedTuple):
         return "\n".join(lines)
 
 
+# Primitives by the name their users write.
+_USUAL_NAMES = {"logistic": "sigmoid", "while": "while_loop"}
+
+
 def coverage_of(graph: Graph, rule: str) -> Coverage:
     """Returns the report on a graph."""
     capped = {site.capped.path for site in graph.sites.values() if site.capped is not None}
@@ -59,7 +63,9 @@ def coverage_of(graph: Graph, rule: str) -> Coverage:
         (site.name, graph.sources[path]) for path, site in graph.sites.items() if path not in capped
     )
     # A function such as `gelu` is several equations, each at least once a call.
-    primitives = collections.Counter((kept.name, kept.source, kept.primitive) for kept in graph.kept)
+    primitives = collections.Counter(
+        (_USUAL_NAMES.get(kept.name, kept.name), kept.source, kept.primitive) for kept in graph.kept
+    )
     kept: dict[tuple[str, str], int] = {}
     for (name, source, _), count in primitives.items():
         kept[name, source] = min(count, kept.get((name, source), count))

@@ -70,9 +70,8 @@ class Graph:
 
     def _equation(self, eqn: Any, operands: list[Node], path: Path, caller: "_Caller") -> list[Node]:
         name = eqn.primitive.name
-        if name in jaxprs.JIT or name in jaxprs.REMAT:
-            return self._walk(jaxprs.inner_jaxpr(eqn), operands, path, caller.into(eqn))
-        if name in jaxprs.CUSTOM_DERIVATIVE and self._is_rectifier(eqn, operands):
+        is_call = name in jaxprs.JIT or name in jaxprs.REMAT or name in jaxprs.CUSTOM_DERIVATIVE
+        if is_call and not self._keeps_own_gradient(eqn, operands):
             return self._walk(jaxprs.inner_jaxpr(eqn), operands, path, caller.into(eqn))
         if name == "scan":
             self.scans.add(path)
@@ -116,11 +115,11 @@ class Graph:
             return
         if patterns.is_layer(outputs[0]):
             self.linear_layers.append(outputs[0])
-        opaque = name in jaxprs.CUSTOM_DERIVATIVE or name == "while"
+        is_call = name in jaxprs.JIT or name in jaxprs.CUSTOM_DERIVATIVE
         floating = any(o.dtype is not None and np.issubdtype(o.dtype, np.inexact) for o in outputs)
-        if floating and (opaque or not patterns.is_linear(outputs[0])) and name not in ("scan", "cond"):
+        if floating and name not in ("scan", "cond") and not patterns.is_linear(outputs[0]):
             origin = caller.origin(eqn)
-            label = jaxprs.call_name(eqn) if name in jaxprs.CUSTOM_DERIVATIVE else name
+            label = jaxprs.call_name(eqn) if is_call else name
             self.kept.append(Kept(caller.function or origin.function or label, label, origin.source))
 
     def _scan_body(self, eqn: Any, operands: list[Node], path: Path, caller: "_Caller") -> None:
@@ -142,16 +141,24 @@ class Graph:
             )
         self._walk(body, inputs, path, caller)
 
-    def _is_rectifier(self, eqn: Any, operands: list[Node]) -> bool:
-        """Returns whether a function with a derivative of its own is a rectifier or a max-pooling and nothing else."""
-        trial = Graph.of(jaxprs.inner_jaxpr(eqn), operands)
-        outputs = trial.outputs
-        if len(outputs) != 1 or trial.kept or not trial.sites:
+    def _keeps_own_gradient(self, eqn: Any, operands: list[Node]) -> bool:
+        """Returns whether a call is opaque: a function with a gradient of its own that is more than a rectifier.
+
+        That is a `custom_jvp` or `custom_vjp` other than a rectifier or max-pooling, or one of JAX's activation
+        functions: the `max(x, 0)` inside a CELU or a softplus is no ReLU of the network.
+        """
+        custom = eqn.primitive.name in jaxprs.CUSTOM_DERIVATIVE
+        if not custom and not jaxprs.is_activation_function(eqn):
             return False
-        node = outputs[0]
-        while node.path in trial.sites:
+        trial = Graph.of(jaxprs.inner_jaxpr(eqn), operands)
+        if not custom:
+            return bool(trial.sites and trial.kept)
+        if len(trial.outputs) != 1 or trial.kept or not trial.sites:
+            return True
+        node = trial.outputs[0]
+        while node not in operands and node.path in trial.sites:
             node = node.inputs[trial.sites[node.path].operand]
-        return any(node is operand for operand in operands)
+        return node not in operands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,4 +192,3 @@ def leaf_nodes(avals: Sequence[Any], depends: Sequence[bool]) -> list[Node]:
         )
         for number, (aval, flag) in enumerate(zip(avals, depends, strict=True))
     ]
-

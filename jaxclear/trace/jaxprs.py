@@ -32,6 +32,8 @@ _MACHINERY = (
     "ufunc_api.py",
     "operation.py",
     "layer.py",
+    "scope.py",
+    "lift.py",
     "array_methods.py",
     "_module.py",
     "_better_abstract.py",
@@ -112,9 +114,24 @@ def origin(eqn: Any) -> Origin:
     for frame in traceback.frames if traceback is not None else ():
         if not _is_library(frame.file_name):
             return Origin(f"{frame.file_name}:{frame.line_num} ({frame.function_name})", function)
-        if os.path.basename(frame.file_name) not in _MACHINERY and not frame.function_name.startswith("<"):
+        passes_on = frame.file_name.startswith(os.path.dirname(__file__))
+        passes_on |= os.path.basename(frame.file_name) in _MACHINERY
+        if not passes_on and not frame.function_name.startswith("<"):
             function = frame.function_name.removesuffix(".__call__").split(".<locals>")[0]
     return Origin("source unknown", function)
+
+
+def is_activation_function(eqn: Any) -> bool:
+    """Returns whether the function behind a call-like equation is one of `jax.nn`."""
+    debug_info = getattr(inner_jaxpr(eqn).jaxpr, "debug_info", None)
+    where = str(getattr(debug_info, "func_src_info", "") or "").rpartition(" at ")[2]
+    return where.startswith(_jax_nn_folder())
+
+
+@functools.cache
+def _jax_nn_folder() -> str:
+    (folder,) = importlib.util.find_spec("jax").submodule_search_locations  # pyright: ignore
+    return os.path.join(folder, "_src", "nn", "")
 
 
 def is_library_function(eqn: Any) -> bool:

@@ -65,9 +65,13 @@ def constant_node(value: Any) -> Node:
     return Node("constant", {}, (), tuple(np.shape(value)), getattr(value, "dtype", None), False, value=value)
 
 
+# Operations that move, convert or mark a value without changing the number it is.
+_VALUE_KEEPING = frozenset(["convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "copy", "pvary", "pcast", "reshard"])
+
+
 def constant_value(node: Node) -> float | None:
     """Returns the one number that a node always equals, or None."""
-    while node.primitive in ("convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "copy"):
+    while node.primitive in _VALUE_KEEPING:
         node = node.inputs[0]
     if node.primitive != "constant" or not jaxprs.is_tracer_free([node.value]):
         return None
@@ -213,10 +217,7 @@ def _is_square(node: Node) -> bool:
 
 
 _LINEAR = frozenset(
-    "add sub neg add_any convert_element_type copy copy_p real imag reduce_precision reshape broadcast_in_dim transpose "
-    "squeeze expand_dims rev pad slice concatenate split reduce_sum cumsum reduce_window_sum tile psum psum_invariant "
-    "all_gather ppermute all_to_all sharding_constraint optimization_barrier stop_gradient pvary pcast reshard "
-    "mesh_cast device_put fft psum2 unstack stack".split()
+    ["add", "sub", "neg", "add_any", "convert_element_type", "copy", "copy_p", "real", "imag", "reduce_precision", "reshape", "broadcast_in_dim", "transpose", "squeeze", "expand_dims", "rev", "pad", "slice", "concatenate", "split", "reduce_sum", "cumsum", "reduce_window_sum", "tile", "psum", "psum_invariant", "all_gather", "ppermute", "all_to_all", "sharding_constraint", "optimization_barrier", "stop_gradient", "pvary", "pcast", "reshard", "mesh_cast", "device_put", "fft", "psum2", "unstack", "stack"]
 )
 _BILINEAR = frozenset({"mul", "dot_general", "conv_general_dilated"})
 _INDEXED = frozenset({"gather", "dynamic_slice", "dynamic_update_slice", "scatter-add", "scatter_add", "scatter"})

@@ -44,7 +44,7 @@ def _split_leaves(tree: Any) -> _SplitLeaves:
 
 def is_array(leaf: Any) -> bool:
     """Returns whether a leaf is data to trace rather than, say, an activation function kept in a model's tree."""
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic)
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
 
 
 class Program:
@@ -198,4 +198,3 @@ def _prefixes(paths: Iterable[Path]) -> Iterable[Path]:
     for path in paths:
         for length in range(1, len(path)):
             yield path[:length]
-

@@ -1,0 +1,152 @@
+"""Models of every framework, as their users wrote them: same values, rules in place, layers by their names."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+from jax import lax
+
+import jaxclear
+
+IMAGES = jax.random.uniform(jax.random.key(0), (2, 12, 12, 3))
+
+
+def linen():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.max_pool(nn.relu(nn.Conv(4, (3, 3))(x)), (2, 2), (2, 2))
+            x = nn.BatchNorm(use_running_average=True)(nn.Conv(4, (3, 3))(x))
+            return nn.Conv(5, (1, 1))(nn.relu(x))
+
+    return Net().apply, Net().init(jax.random.key(0), IMAGES), ("Conv_0", "Conv_1", "Conv_2")
+
+
+def linen_bound():
+    apply, variables, _ = linen()
+    return (lambda _, x: apply(variables, x)), {}, ("Conv_0", "Conv_1", "Conv_2")
+
+
+def nnx_model():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Conv(3, 4, (3, 3), rngs=rngs)
+            self.blocks = nnx.List([nnx.Conv(4, 4, (3, 3), rngs=rngs)])
+            self.norm = nnx.BatchNorm(4, use_running_average=True, rngs=rngs)
+            self.last = nnx.Conv(4, 5, (1, 1), rngs=rngs)
+
+        def __call__(self, x):
+            x = nnx.max_pool(nnx.relu(self.first(x)), (2, 2), (2, 2))
+            return self.last(nnx.relu(self.norm(self.blocks[0](x))))
+
+    graph, state = nnx.split(Net(nnx.Rngs(0)))
+    return (lambda state, x: nnx.merge(graph, state)(x)), state, ("first", "blocks/0", "last")
+
+
+def plain_lax():
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = {"first": (3, 3, 3, 4), "second": (3, 3, 4, 4), "classes": (1, 1, 4, 5)}
+    variables = {n: {"w": jax.random.normal(k, s)} for k, (n, s) in zip(keys, shapes.items(), strict=True)}
+
+    def convolve(x, layer):
+        return lax.conv_general_dilated(x, layer["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def apply(variables, x):
+        x = lax.max(convolve(x, variables["first"]), 0.0)
+        x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        return convolve(jnp.maximum(convolve(x, variables["second"]), 0), variables["classes"])
+
+    return apply, variables, ("first", "second", "classes")
+
+
+def equinox():
+    eqx = pytest.importorskip("equinox")
+    keys = jax.random.split(jax.random.key(0), 3)
+    model = eqx.nn.Sequential(
+        [
+            eqx.nn.Conv2d(3, 4, 3, padding=1, key=keys[0]),
+            eqx.nn.Lambda(jax.nn.relu),
+            eqx.nn.MaxPool2d(2, 2),
+            eqx.nn.Conv2d(4, 4, 3, padding=1, key=keys[1]),
+            eqx.nn.Lambda(jax.nn.relu),
+            eqx.nn.Conv2d(4, 5, 1, key=keys[2]),
+        ]
+    )
+
+    def apply(model, x):
+        return jnp.moveaxis(jax.vmap(model)(jnp.moveaxis(x, -1, 1)), 1, -1)
+
+    return apply, model, ("layers/0", "layers/3", "layers/5")
+
+
+def haiku():
+    hk = pytest.importorskip("haiku")
+
+    def forward(x):
+        x = hk.max_pool(jax.nn.relu(hk.Conv2D(4, 3)(x)), (2, 2, 1), (2, 2, 1), "VALID")
+        x = jax.nn.relu(hk.Conv2D(4, 3)(x))
+        return hk.Conv2D(5, 1)(x)
+
+    network = hk.without_apply_rng(hk.transform(forward))
+    return network.apply, network.init(jax.random.key(0), IMAGES), ("conv2_d", "conv2_d_1", "conv2_d_2")
+
+
+def keras():
+    keras = pytest.importorskip("keras")
+    if keras.backend.backend() != "jax":
+        pytest.skip(f"Keras was imported with the {keras.backend.backend()} backend")
+    model = keras.Sequential(
+        [
+            keras.Input((12, 12, 3)),
+            keras.layers.Conv2D(4, 3, padding="same", activation="relu"),
+            keras.layers.MaxPooling2D(2),
+            keras.layers.Conv2D(4, 3, padding="same"),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.Conv2D(5, 1),
+        ]
+    )
+
+    def apply(variables, x):
+        trainable, fixed = variables
+        return model.stateless_call(trainable, fixed, x)[0]
+
+    values = [[v.value for v in group] for group in (model.trainable_variables, model.non_trainable_variables)]
+    return apply, tuple(values), None
+
+
+MODELS = [linen, linen_bound, nnx_model, plain_lax, equinox, haiku, keras]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
+def test_a_model_as_its_user_wrote_it(make):
+    apply, variables, names = make()
+    report = jaxclear.coverage(apply, variables, IMAGES)
+    counts = {name: sum(e.count for e in report.replaced if e.name == name) for name in ("relu", "max_pool")}
+    assert counts == {"relu": 2, "max_pool": 1}
+    assert report.complete, report
+    assert "test_frameworks.py" in report.replaced[0].source
+
+    values = apply(variables, IMAGES)
+    assert np.array_equal(jaxclear.with_rule(apply, "guided")(variables, IMAGES), values)
+
+    responses = jaxclear.class_responses(apply, rule="backprop", on_unmatched="error")(variables, IMAGES)
+    _, pull = jax.vjp(lambda x: apply(variables, x), IMAGES)
+    for c in range(5):
+        expected = pull(values * jax.nn.one_hot(c, 5))[0]
+        np.testing.assert_allclose(responses[c], expected, atol=1e-5 * float(jnp.abs(expected).max()))
+
+    found = jaxclear.layers(apply, variables, IMAGES)
+    assert names is None or found == names
+    assert len(found) == 3
+    by_name = jaxclear.unit_responses(apply, found[1], top_n=2)(variables, IMAGES)
+    by_number = jaxclear.unit_responses(apply, 1, top_n=2)(variables, IMAGES)
+    assert np.array_equal(by_name.responses, by_number.responses)
+    assert by_name.units.shape == (2, 2)

@@ -1,0 +1,279 @@
+"""Class and unit responses: blocks, subsets, seeds, layers, dimensions, and under every transformation of JAX."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+import jaxclear
+from networks import small_network
+
+
+def close(actual, expected, tolerance=1e-5):
+    np.testing.assert_allclose(actual, expected, atol=tolerance * max(float(jnp.abs(expected).max()), 1e-30))
+
+
+@settings(deadline=None, max_examples=20, derandomize=True)
+@given(block=st.integers(1, 9), num_classes=st.integers(1, 8), rule=st.sampled_from(list(jaxclear.RULES)))
+def test_blocks_of_any_size_give_the_same_responses(block, num_classes, rule):
+    apply, variables, images = small_network(num_classes=num_classes)
+    whole = jaxclear.class_responses(apply, rule=rule, class_block=num_classes)(variables, images)
+    close(jaxclear.class_responses(apply, rule=rule, class_block=block)(variables, images), whole)
+
+
+def test_a_choice_of_classes_in_its_own_order():
+    apply, variables, images = small_network()
+    everything = jaxclear.class_responses(apply)(variables, images)
+    for block in (None, 1, 2):
+        chosen = jaxclear.class_responses(apply, classes=[3, 0, 4], class_block=block)(variables, images)
+        close(chosen, everything[jnp.array([3, 0, 4])])
+
+
+def test_relabelling_the_classes_permutes_the_responses():
+    apply, variables, images = small_network()
+    order = jnp.array([2, 4, 0, 1, 3])
+    relabelled = jax.tree_util.tree_map_with_path(
+        lambda path, w: w[..., order] if "Conv_2" in jax.tree_util.keystr(path) else w, variables
+    )
+    close(
+        jaxclear.class_responses(apply)(relabelled, images), jaxclear.class_responses(apply)(variables, images)[order]
+    )
+
+
+HEADS = {
+    "convolution": lambda x: nn.Conv(4, (3, 3))(x),
+    "convolution and ReLU": lambda x: nn.relu(nn.Conv(4, (3, 3))(x)),
+    "convolution and batch-norm": lambda x: nn.BatchNorm(use_running_average=True)(nn.Conv(4, (1, 1))(x)),
+    "strided": lambda x: nn.Conv(4, (3, 3), strides=2, padding=((1, 0), (2, 1)), kernel_dilation=2)(x),
+    "no bias": lambda x: nn.Conv(4, (1, 1), use_bias=False)(x),
+    "scaled": lambda x: 2 * nn.Conv(4, (1, 1))(x) - 1,
+    "grouped": lambda x: nn.Conv(4, (3, 3), feature_group_count=2)(x),
+    "dense": lambda x: nn.Dense(4)(x.reshape(x.shape[0], -1)),
+    "dense in space": lambda x: nn.Dense(4)(x),
+    "pooled logits": lambda x: nn.Conv(4, (1, 1))(x).mean((1, 2)),
+    "softmax": lambda x: nn.softmax(nn.Conv(4, (1, 1))(x)),
+    "bias in space": lambda x: nn.Conv(4, (1, 1))(x) + jnp.arange(36 * 4.0).reshape(6, 6, 4),
+    "transposed": lambda x: nn.ConvTranspose(4, (2, 2), strides=(2, 2))(x),
+    "in jit": lambda x: jax.jit(lambda x, w: nn.relu(x @ w + 0.1))(x, jnp.ones((4, 4)) * jnp.arange(4)),
+    "added to its input": lambda x: x + nn.Conv(4, (1, 1))(x),
+    "no class layer": nn.relu,
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("rule", ["guided", "backprop"])
+def test_every_kind_of_class_layer(name, rule):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return HEADS[name](nn.relu(nn.Conv(4, (3, 3))(x)))
+
+    images = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
+    variables = Net().init(jax.random.key(1), images)
+    ruled = jaxclear.with_rule(Net().apply, rule)
+    values, pull = jax.vjp(lambda x: ruled(variables, x), images)
+    expected = jnp.stack([pull(values * jax.nn.one_hot(c, 4))[0] for c in range(4)])
+    for options in ({}, {"class_block": 3}):
+        found = jaxclear.class_responses(Net().apply, rule=rule, on_unmatched="ignore", **options)(variables, images)
+        close(found, expected)
+    clear = jaxclear.clear_map(Net().apply, rule=rule, on_unmatched="ignore", top_k=2)(variables, images)
+    scores = values.mean(tuple(range(1, values.ndim - 1))) if values.ndim > 2 else values
+    close(clear.class_scores, scores)
+    best_two = jnp.sort(jax.lax.top_k(scores, 2)[1], axis=-1)
+    of_best = jnp.stack([expected[best_two[b], b].sum(-1) for b in range(2)])
+    close(clear.dominant_response, of_best.max(axis=1))
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_signals_images_and_volumes(dimensions):
+    apply, variables, images = small_network(dimensions=dimensions, size=6)
+    responses = jaxclear.class_responses(apply)(variables, images)
+    assert responses.shape == (5, *images.shape)
+    clear = jaxclear.clear_map(apply)(variables, images)
+    close(clear.dominant_response, responses.sum(-1).max(0))
+    assert jaxclear.to_rgb(clear).shape == (*images.shape[:-1], 3)
+    assert jaxclear.heat_rgb(jaxclear.heat_map(apply)(variables, images)).shape == (*images.shape[:-1], 3)
+
+
+def test_unit_responses_are_seeded_by_the_layers_own_activation():
+    apply, variables, images = small_network()
+    ruled = jaxclear.with_rule(
+        lambda v, x: nn.relu(nn.Conv(6, (3, 3)).apply({"params": v["params"]["Conv_0"]}, x)), "guided"
+    )
+    z, pull = jax.vjp(lambda x: ruled(variables, x), images)
+    sums = z.sum((1, 2))
+    found = jaxclear.unit_responses(apply, "Conv_0", top_n=3, rule="guided")(variables, images)
+    for b in range(len(images)):
+        order = np.argsort(-np.asarray(sums[b]), kind="stable")[:3]
+        assert found.units[b].tolist() == order.tolist()
+        for n, unit in enumerate(order):
+            close(found.responses[n, b], pull(z * jax.nn.one_hot(unit, 6))[0][b])
+    close(found.dominant, found.responses.max(0))
+    close(found.activations, jnp.take_along_axis(sums, found.units, -1))
+
+
+def test_given_units_and_layers_by_number():
+    apply, variables, images = small_network()
+    found = jaxclear.unit_responses(apply, -1, units=[4, 1])(variables, images)
+    classes = jaxclear.class_responses(apply, classes=[4, 1])(variables, images)
+    close(found.responses, classes)  # the class layer's units are the classes
+
+
+def test_a_layer_in_a_scan_is_asked_for_by_its_step():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return nn.relu(nn.Conv(2, (3, 3), name="conv")(x)), None
+
+    class Deep(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            blocks = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+            return nn.Conv(4, (1, 1), name="classes")(blocks(name="blocks")(x, None)[0])
+
+    images = jax.random.normal(jax.random.key(0), (2, 6, 6, 2))
+    variables = Deep().init(jax.random.key(1), images)
+    assert jaxclear.layers(Deep().apply, variables, images) == ("blocks/conv", "classes")
+    first = jaxclear.unit_responses(Deep().apply, "conv", top_n=2, step=0, rule="linear")(variables, images)
+    weights = jax.tree.map(lambda w: w[0], variables["params"]["blocks"]["conv"])
+    z, pull = jax.vjp(lambda x: nn.Conv(2, (3, 3)).apply({"params": weights}, x), images)
+    seeds = nn.relu(z) * jax.nn.one_hot(first.units[:, 0], 2)[:, None, None]
+    close(first.responses[0], pull(seeds)[0])
+    with pytest.raises(ValueError, match="step"):
+        jaxclear.unit_responses(Deep().apply, "conv", top_n=2)(variables, images)
+
+
+def test_unknown_layers_list_the_known():
+    apply, variables, images = small_network()
+    with pytest.raises(ValueError, match="'Conv_0', 'Conv_1', 'Conv_2'"):
+        jaxclear.unit_responses(apply, "conv")(variables, images)
+    with pytest.raises(ValueError, match="below 3"):
+        jaxclear.unit_responses(apply, 3, top_n=1)(variables, images)
+    with pytest.raises(ValueError, match="top_n of at most 6"):
+        jaxclear.unit_responses(apply, 0, top_n=7)(variables, images)
+
+
+EXPLANATIONS = {
+    "class_responses": jaxclear.class_responses,
+    "clear_map": jaxclear.clear_map,
+    "clear_map of two": lambda apply: jaxclear.clear_map(apply, top_k=2, class_block=1),
+    "heat_map": jaxclear.heat_map,
+    "unit_responses": lambda apply: jaxclear.unit_responses(apply, "Conv_1", top_n=2),
+}
+
+
+@pytest.mark.parametrize("name", EXPLANATIONS)
+def test_one_compilation_and_no_second(name):
+    apply, variables, images = small_network()
+    traces = []
+
+    def counted(variables, images):
+        traces.append(images.shape)
+        return apply(variables, images)
+
+    explain = EXPLANATIONS[name](counted)
+    jitted = jax.jit(explain)
+    first = jitted(variables, images)
+    count = len(traces)
+    second = jitted(variables, images + 0.5)
+    assert len(traces) == count
+    assert jitted._cache_size() == 1
+    eager = explain(variables, images)
+    jax.tree.map(lambda a, b: close(a.astype(float), b.astype(float)), first, eager)
+    count = len(traces)
+    explain(variables, images + 0.5)
+    assert len(traces) == count
+    assert not all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
+
+
+@pytest.mark.parametrize("name", EXPLANATIONS)
+def test_vmap_shard_map_and_export(name):
+    apply, variables, images = small_network(batch=4)
+    explain = EXPLANATIONS[name](apply)
+    batch_axis = 1 if name == "class_responses" else 0
+    expected = explain(variables, images)
+    if name == "unit_responses":
+        expected = expected.dominant
+        explain = lambda v, x, explain=explain: explain(v, x).dominant
+
+    def same(found):
+        jax.tree.map(lambda a, b: close(jnp.asarray(a, float), jnp.asarray(b, float)), found, expected)
+
+    stacked = jax.vmap(explain, (None, 0))(variables, images[:, None])
+    same(
+        jax.tree.map(
+            lambda leaf: jnp.moveaxis(leaf, 0, batch_axis).reshape(
+                *leaf.shape[1 : 1 + batch_axis], -1, *leaf.shape[2 + batch_axis :]
+            ),
+            stacked,
+        )
+    )
+
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec(*[None] * batch_axis, "batch")
+    sharded = jax.shard_map(explain, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec("batch")), out_specs=spec)
+    same(sharded(variables, images))
+    compiled = jax.jit(sharded).lower(variables, images).compile().as_text()
+    assert "all-gather" not in compiled
+    assert "all-reduce" not in compiled
+
+    exported = jax.export.export(jax.jit(explain))(variables, images)
+    same(jax.export.deserialize(exported.serialize()).call(variables, images))
+
+
+@pytest.mark.parametrize("rule", ["backprop", "guided"])
+@pytest.mark.parametrize("block", [None, 2])
+def test_responses_can_be_differentiated_again(rule, block):
+    apply, variables, images = small_network(batch=1, size=4)
+    with jax.enable_x64(True):
+        variables, images = jax.tree.map(lambda w: jnp.asarray(w, jnp.float64), (variables, images))
+        explain = jaxclear.class_responses(apply, rule=rule, class_block=block)
+        weights = jax.random.normal(jax.random.key(3), (5, *images.shape), jnp.float64)
+
+        def loss(variables, images):
+            return (weights * explain(variables, images)).sum()
+
+        gradients = jax.grad(loss, (0, 1))(variables, images)
+        direction = jax.tree.map(
+            lambda w: jnp.cos(jnp.arange(w.size, dtype=w.dtype)).reshape(w.shape), (variables, images)
+        )
+        step = 1e-6
+        ahead = loss(*jax.tree.map(lambda w, d: w + step * d, (variables, images), direction))
+        behind = loss(*jax.tree.map(lambda w, d: w - step * d, (variables, images), direction))
+        along = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), gradients, direction)))
+        np.testing.assert_allclose(along, (ahead - behind) / (2 * step), rtol=1e-5)
+        pushed = jax.jvp(loss, (variables, images), direction)[1]
+        np.testing.assert_allclose(pushed, along, rtol=1e-9)
+
+
+def temporary_bytes(num_classes, **options):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(2):
+                x = nn.relu(nn.Conv(16, (3, 3))(x))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+            return nn.Conv(num_classes, (1, 1))(x)
+
+    images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    variables = jax.eval_shape(Net().init, jax.random.key(0), images)
+    explain = jax.jit(jaxclear.clear_map(Net().apply, **options))
+    return explain.lower(variables, images).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("options", [{"class_block": 5}, {}, {"class_block": 5, "top_k": 10}], ids=str)
+def test_memory_does_not_grow_with_the_number_of_classes(options):
+    assert temporary_bytes(1000, **options) <= 1.3 * temporary_bytes(10, **options)
+
+
+def test_models_on_a_mesh_keep_their_shardings():
+    apply, variables, images = small_network(batch=4)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("batch",))
+    sharding = jax.sharding.NamedSharding(mesh, PartitionSpec("batch"))
+    expected = jaxclear.clear_map(apply)(variables, images)
+    found = jaxclear.clear_map(apply)(variables, jax.device_put(images, sharding))
+    assert np.array_equal(found.dominant_class, expected.dominant_class)
