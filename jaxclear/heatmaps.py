@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxclear.clear import brightness
-from jaxclear.responses import Apply, ClassBackprop, ClassResponse, constant_map, transformation, unblock
+from jaxclear.responses import Apply, ClassBackprop, ClassResponse, constant_map, num_classes, transformation, unblock
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import OnUnmatched
 
@@ -77,8 +77,18 @@ def heat_map(
 
     compiled = transformation(apply, core, class_block=class_block)
 
+    counts: dict[tuple[int, ...], int] = {}
+
+    def count_classes(variables: Any, images: Array) -> int:
+        if images.shape not in counts:
+            counts[images.shape] = num_classes(apply, variables, images)
+        return counts[images.shape]
+
     def heat(variables: Any, images: Any, labels: Any = None) -> HeatMap:
-        return compiled(variables, images) if labels is None else compiled(variables, images, labels)
+        if labels is None:
+            return compiled(variables, images)
+        images = check_images(images)
+        return compiled(variables, images, check_labels(labels, len(images), count_classes(variables, images)))
 
     return heat
 

@@ -316,6 +316,13 @@ class ClassBackprop(NamedTuple):
         return lax.scan(body, carry, blocks)
 
 
+def num_classes(apply: Apply, variables: Any, images: Any) -> int:
+    """Returns K, by a trace alone."""
+    program = Program(apply, variables, images)
+    check_outputs(program.graph.outputs, program.out_tree, images)
+    return program.graph.outputs[0].shape[-1]
+
+
 def constant_map(images: Float[Array, "B *spatial C"], value: float, dtype: Any = None) -> Shaped[Array, "B *spatial"]:
     """Returns a map with one value at every pixel that varies over the same mesh axes as the images.
 
@@ -376,4 +383,5 @@ def _trace_key(variables: Any, images: Any) -> Any:
     kinds = tuple(
         jax.typeof(leaf) if isinstance(leaf, jax.Array | np.ndarray | np.generic) else leaf for leaf in leaves
     )
-    return treedef, kinds, jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision
+    settings = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision  # pyright: ignore
+    return treedef, kinds, settings

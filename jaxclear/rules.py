@@ -14,8 +14,9 @@ Max-pooling is undone by the switches of the forward pass. At `x = 0` exactly `1
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ class Rule:
         name: what reports call it.
         relu: `(x, active, response) -> response`, all of one shape. `active` is true where the rectifier's
             derivative is 1 (`x > 0`, and below the cap of a capped one such as ReLU6).
-        max_pool: `(pool, switches, response) -> response` of shape `pool.shape`; un-pooling by the switches unless given.
+        max_pool: `(pool, switches, response) -> response` of shape `pool.shape`; by switches by default.
 
     Example:
         A rule that takes the response's magnitude where the unit was active:
@@ -79,10 +80,13 @@ def resolve(rule: str | Rule) -> Rule:
     return RULES[rule]
 
 
-class Rectifier(NamedTuple):
-    """One way to write `min(max(x, 0), cap)`, kept so that the forward values stay those of the network, bit by bit."""
+RectifierForm = Literal["max", "max_swapped", "select", "select_or_equal", "multiply", "clamp", "cap"]
 
-    form: Literal["max", "max_swapped", "select", "select_or_equal", "multiply", "clamp", "cap"]
+
+class Rectifier(NamedTuple):
+    """One way to write `min(max(x, 0), cap)`: by its own form the forward values stay the network's, bit by bit."""
+
+    form: RectifierForm
     cap: float | None = None
 
     def forward(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -100,19 +104,23 @@ class Rectifier(NamedTuple):
             case "multiply":
                 return x * (x > 0).astype(x.dtype)
             case "clamp":
-                return lax.clamp(zero, x, jnp.asarray(self.cap, x.dtype))
+                return lax.clamp(zero, x, jnp.asarray(self._limit, x.dtype))
             case "cap":
-                return lax.min(x, jnp.full_like(x, self.cap))
+                return lax.min(x, jnp.full_like(x, self._limit))
 
     def active(self, x: Float[Array, "*s"]) -> Bool[Array, "*s"]:
         """Returns where the rectifier's derivative is 1."""
         if self.form == "cap":
-            return x < self.cap
-        return (x > 0) if self.cap is None else (x > 0) & (x < self.cap)
+            return x < self._limit
+        return (x > 0) if self.cap is None else (x > 0) & (x < self._limit)
+
+    @property
+    def _limit(self) -> float:
+        return math.inf if self.cap is None else self.cap
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def rectify(rule: Rule, rectifier: Rectifier, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def rectify(rule: Rule, rectifier: Rectifier, x: Float[Array, "*s"]) -> Any:
     """Forward: the rectified `x`. Backward: `rule.relu(x, active, response)`."""
     return rectifier.forward(x)
 
@@ -130,7 +138,7 @@ rectify.defvjp(_rectify_forward, _rectify_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def max_pool(rule: Rule, pool: MaxPool, x: Float[Array, "*in"]) -> Float[Array, "*out"]:
+def max_pool(rule: Rule, pool: MaxPool, x: Float[Array, "*in"]) -> Any:
     """Forward: the maximum of every window. Backward: `rule.max_pool(pool, switches, response)`."""
     return pool.forward(x)
 

@@ -1,6 +1,7 @@
 """What a rule replaced in a network and what it did not, as a report."""
 
 import collections
+import dataclasses
 import warnings
 from typing import Literal, NamedTuple
 
@@ -18,7 +19,8 @@ class UnmatchedNonlinearity(ValueError):
     """A network has non-linearities that no rule is written for, and that was asked to be an error."""
 
 
-class CoverageEntry(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class CoverageEntry:
     """One kind of operation at one line of the user's source.
 
     Attributes:

@@ -49,7 +49,7 @@ class ClassHead(NamedTuple):
         """Returns the network's result restricted to `classes`."""
         if not self.steps:
             return jnp.take(features, classes, axis=-1)
-        out = features
+        out: Any = features
         for step in self.steps:
             if step.rectifier is not None:
                 out = rectify(rule, step.rectifier, out)

@@ -32,7 +32,9 @@ class Layer(NamedTuple):
 
 
 def name_layers(graph: Graph, leaf_paths: Sequence[Any]) -> tuple[Layer, ...]:
-    """Returns the layers of a graph, in the order of the trace; a module called again is named `name:1`, `name:2`, …
+    """Returns the layers of a graph, in the order of the trace.
+
+    A module that is called again is named `name:1`, `name:2`, and so on.
 
     Layers inside a conditional are left out: the branch that was not taken has no activation.
     """

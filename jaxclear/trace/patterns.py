@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from jaxclear.pooling import MaxPool
-from jaxclear.rules import Rectifier
+from jaxclear.rules import Rectifier, RectifierForm
 from jaxclear.trace import jaxprs
 
 Path = tuple[int, ...]
@@ -66,7 +66,9 @@ def constant_node(value: Any) -> Node:
 
 
 # Operations that move, convert or mark a value without changing the number it is.
-_VALUE_KEEPING = frozenset(["convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "copy", "pvary", "pcast", "reshard"])
+_VALUE_KEEPING = frozenset(
+    {"convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "copy", "pvary", "pcast", "reshard"}
+)
 
 
 def constant_value(node: Node) -> float | None:
@@ -99,7 +101,8 @@ def _is_zero(node: Node) -> bool:
 
 
 def _match_max(node: Node) -> Site | None:
-    for operand, form in ((0, "max"), (1, "max_swapped")):
+    forms: tuple[RectifierForm, RectifierForm] = ("max", "max_swapped")
+    for operand, form in enumerate(forms):
         x, other = node.inputs[operand], node.inputs[1 - operand]
         if x.depends and _is_zero(other) and not _is_moment(x):
             return Site(Rectifier(form), operand)
@@ -110,9 +113,9 @@ def _match_min(node: Node) -> Site | None:
     for operand in (0, 1):
         x, cap = node.inputs[operand], constant_value(node.inputs[1 - operand])
         site = match(x) if x.depends else None
-        if site is not None and isinstance(site.operation, Rectifier) and site.operation.cap is None:
-            if cap is not None and 0 < cap < np.inf:
-                return Site(Rectifier("cap", cap), operand, capped=x)
+        is_uncapped = site is not None and isinstance(site.operation, Rectifier) and site.operation.cap is None
+        if is_uncapped and cap is not None and 0 < cap < np.inf:
+            return Site(Rectifier("cap", cap), operand, capped=x)
     return None
 
 
@@ -124,8 +127,8 @@ def _match_clamp(node: Node) -> Site | None:
     return None
 
 
-_KEPT_WHERE_TRUE: dict[str | None, Literal["select", "select_or_equal"]] = {"gt": "select", "ge": "select_or_equal"}
-_KEPT_WHERE_FALSE: dict[str | None, Literal["select", "select_or_equal"]] = {"le": "select", "lt": "select_or_equal"}
+_KEPT_WHERE_TRUE: dict[str | None, RectifierForm] = {"gt": "select", "ge": "select_or_equal"}
+_KEPT_WHERE_FALSE: dict[str | None, RectifierForm] = {"le": "select", "lt": "select_or_equal"}
 
 
 def _match_select(node: Node) -> Site | None:
@@ -157,9 +160,9 @@ def _comparison_with_zero(predicate: Node, x: Node) -> str | None:
 def _match_multiply(node: Node) -> Site | None:
     for operand in (0, 1):
         x, mask = node.inputs[operand], node.inputs[1 - operand]
-        if x.depends and mask.primitive == "convert_element_type":
-            if _comparison_with_zero(mask.inputs[0], x) in ("gt", "ge"):
-                return Site(Rectifier("multiply"), operand)
+        is_mask = mask.primitive == "convert_element_type" and _comparison_with_zero(mask.inputs[0], x) in ("gt", "ge")
+        if x.depends and is_mask:
+            return Site(Rectifier("multiply"), operand)
     return None
 
 
@@ -216,9 +219,29 @@ def _is_square(node: Node) -> bool:
     return node.primitive == "square" or (node.primitive == "integer_pow" and node.params["y"] % 2 == 0)
 
 
-_LINEAR = frozenset(
-    ["add", "sub", "neg", "add_any", "convert_element_type", "copy", "copy_p", "real", "imag", "reduce_precision", "reshape", "broadcast_in_dim", "transpose", "squeeze", "expand_dims", "rev", "pad", "slice", "concatenate", "split", "reduce_sum", "cumsum", "reduce_window_sum", "tile", "psum", "psum_invariant", "all_gather", "ppermute", "all_to_all", "sharding_constraint", "optimization_barrier", "stop_gradient", "pvary", "pcast", "reshard", "mesh_cast", "device_put", "fft", "psum2", "unstack", "stack"]
+_ADDITIVE = frozenset(
+    {"add", "sub", "neg", "add_any", "convert_element_type", "reduce_precision", "real", "imag", "fft"}
 )
+_MOVING = frozenset(
+    {
+        *(
+            "copy",
+            "copy_p",
+            "reshape",
+            "broadcast_in_dim",
+            "transpose",
+            "squeeze",
+            "expand_dims",
+            "rev",
+            "pad",
+            "slice",
+        ),
+        *("concatenate", "split", "tile", "unstack", "stack", "stop_gradient", "optimization_barrier", "device_put"),
+        *("all_gather", "ppermute", "all_to_all", "sharding_constraint", "pvary", "pcast", "reshard", "mesh_cast"),
+    }
+)
+_SUMMING = frozenset({"reduce_sum", "cumsum", "reduce_window_sum", "psum", "psum2", "psum_invariant"})
+_LINEAR = _ADDITIVE | _MOVING | _SUMMING
 _BILINEAR = frozenset({"mul", "dot_general", "conv_general_dilated"})
 _INDEXED = frozenset({"gather", "dynamic_slice", "dynamic_update_slice", "scatter-add", "scatter_add", "scatter"})
 
