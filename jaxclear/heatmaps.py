@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxclear.clear import brightness
+from jaxclear.inputs import check_images, check_labels
 from jaxclear.responses import Apply, ClassBackprop, ClassResponse, constant_map, num_classes, transformation, unblock
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import OnUnmatched

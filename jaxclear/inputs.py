@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def check_apply(apply: Any) -> None:
@@ -42,7 +43,7 @@ def check_images(images: Any) -> jax.Array:
             "images.astype('float32') / 255"
         )
     array = jnp.asarray(images)
-    if not isinstance(array, jax.core.Tracer) and array.is_fully_addressable:
+    if not isinstance(array, Tracer) and array.is_fully_addressable:
         bad = int(jnp.size(array) - jnp.isfinite(array).sum())
         if bad:
             raise ValueError(f"expected finite images, got {bad} NaN or infinite of {array.size} values")
@@ -114,6 +115,6 @@ def check_labels(labels: Any, batch: int, num_classes: int) -> jax.Array:
     array = jnp.asarray(labels)
     if array.shape != (batch,) or not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"expected labels as {batch} whole numbers, got shape {array.shape} of {array.dtype}")
-    if not isinstance(array, jax.core.Tracer) and (int(array.min()) < 0 or int(array.max()) >= num_classes):
+    if not isinstance(array, Tracer) and (int(array.min()) < 0 or int(array.max()) >= num_classes):
         raise ValueError(f"expected labels between 0 and {num_classes - 1}, got {np.asarray(array).tolist()}")
     return array.astype(jnp.int32)

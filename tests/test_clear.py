@@ -175,15 +175,15 @@ def test_bad_input_is_refused_before_anything_is_compiled(name, make):
 
 
 BAD_OPTIONS = {
-    "rule": (dict(rule="grad-cam"), "'backprop', 'deconvnet'"),
-    "block": (dict(class_block=0), "class_block"),
-    "block of text": (dict(class_block="all"), "class_block"),
-    "both choices": (dict(classes=[0], top_k=1), "got both"),
-    "no top": (dict(top_k=0), "top_k"),
-    "too many": (dict(top_k=4), "at most 3 classes"),
-    "no classes": (dict(classes=[]), "at least one whole number"),
-    "a class too far": (dict(classes=[0, 3]), "between 0 and 2"),
-    "a class twice": (dict(classes=[1, 1]), "without repetition"),
+    "rule": ({"rule": "grad-cam"}, "'backprop', 'deconvnet'"),
+    "block": ({"class_block": 0}, "class_block"),
+    "block of text": ({"class_block": "all"}, "class_block"),
+    "both choices": ({"classes": [0], "top_k": 1}, "got both"),
+    "no top": ({"top_k": 0}, "top_k"),
+    "too many": ({"top_k": 4}, "at most 3 classes"),
+    "no classes": ({"classes": []}, "at least one whole number"),
+    "a class too far": ({"classes": [0, 3]}, "between 0 and 2"),
+    "a class twice": ({"classes": [1, 1]}, "without repetition"),
 }
 
 

@@ -46,7 +46,7 @@ def test_only_the_trace_package_knows_jaxprs():
     for file in PACKAGE.rglob("*.py"):
         if "trace" not in file.parts:
             for module in imported_modules(file):
-                assert not module.startswith(("jax.extend", "jax._src", "jax.core")), f"{file} imports {module}"
+                assert not module.startswith(("jax.extend", "jax._src")), f"{file} imports {module}"
 
 
 def test_importing_jaxclear_loads_nothing_heavy():

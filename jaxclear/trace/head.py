@@ -5,7 +5,7 @@ classes by taking that block of kernels alone, so neither time nor memory is spe
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
