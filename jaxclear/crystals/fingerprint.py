@@ -20,6 +20,7 @@ the image axes are not permuted by a reshape.
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -323,9 +324,26 @@ def fingerprint(
         >>> fingerprint([bulk("Cu"), bulk("Fe")]).shape
         (2, 64, 64, 3)
     """
+    return fingerprint_clusters(
+        clusters_of(read(structures), orientation=orientation), batch_size=batch_size, beam=beam
+    )
+
+
+def fingerprint_clusters(
+    clusters: Sequence[Crystal], *, batch_size: int = 32, beam: Beam = PUBLISHED
+) -> Float[np.ndarray, "batch 64 64 3"]:
+    """Fingerprints of finite clusters that were oriented and cut already, with or without defects added.
+
+    Args:
+        clusters: as :func:`~jaxclear.crystals.cells.clusters_of` cuts them.
+        batch_size: most clusters in one call of the compiled kernel.
+        beam: the simulated experiment.
+
+    Returns:
+        Images in [0, 1], float32, in the order of the clusters.
+    """
     if batch_size < 1:
         raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
-    clusters = clusters_of(read(structures), orientation=orientation)
     sizes = np.array([bucket(len(crystal.numbers)) for crystal in clusters], dtype=int)
     images = np.zeros((len(clusters), beam.pixels, beam.pixels, 3), dtype=np.float32)
     pending = []
