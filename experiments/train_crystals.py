@@ -43,6 +43,8 @@ from jaxclear.models import weights
 PACKAGE_WEIGHTS = pathlib.Path(models.__file__).parent / "data" / "crystal.safetensors"
 RESULTS = pathlib.Path(__file__).parent / "results" / "train_crystals.json"
 
+PUBLISHED = training.TrainConfig(epochs=5, batch_size=32, learning_rate=1e-3)
+
 # Columns of table 3.2 that show the network's range; the whole table is an experiment of its own.
 DAMAGE: dict[str, Callable[[Crystal, int], Crystal]] = {
     "sigma 0.02 A": lambda crystal, seed: defects.displacements(crystal, 0.02, seed=seed),
@@ -59,20 +61,20 @@ class Config:
     Attributes:
         source: folder, archive or file of structures.
         validation_elements: elements kept out of training, by name, or how many to draw by the seed.
-        training: settings of the train loop.
+        optimisation: settings of the train loop.
         split_seed: of the draw of the validation elements and of the damage.
     """
 
     source: str
     validation_elements: int | tuple[str, ...] = 10
-    training: training.TrainConfig = training.TrainConfig(epochs=5, batch_size=32, learning_rate=1e-3)
+    optimisation: training.TrainConfig = PUBLISHED
     split_seed: int = 0
 
 
 def smoke_config(source: str) -> Config:
     """Returns settings that run in seconds on a handful of structures."""
     return Config(
-        source=source, validation_elements=("Cu",), training=training.TrainConfig(epochs=1, batch_size=8), split_seed=1
+        source=source, validation_elements=("Cu",), optimisation=training.TrainConfig(epochs=1, batch_size=8), split_seed=1
     )
 
 
@@ -99,7 +101,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
         module,
         images[split.training],
         dataset.labels[split.training],
-        config.training,
+        config.optimisation,
         validation=(images[split.validation], dataset.labels[split.validation]),
         checkpoint=workdir / "train_crystals.checkpoint",
         progress=progress,
@@ -226,9 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(made.read_bytes())
     for name, figures in results["figures"].items():
-        print(
-            f"{name:16s} network {figures['network']['all']:7.3f} %, outside the band {figures['network']['outside_band']:7.3f} %"
-        )
+        network = figures["network"]
+        print(f"{name:16s} network {network['all']:7.3f} %, outside the band {network['outside_band']:7.3f} %")
 
 
 if __name__ == "__main__":
