@@ -74,7 +74,10 @@ class Config:
 def smoke_config(source: str) -> Config:
     """Returns settings that run in seconds on a handful of structures."""
     return Config(
-        source=source, validation_elements=("Cu",), optimisation=training.TrainConfig(epochs=1, batch_size=8), split_seed=1
+        source=source,
+        validation_elements=("Cu",),
+        optimisation=training.TrainConfig(epochs=1, batch_size=8),
+        split_seed=1,
     )
 
 
@@ -91,7 +94,8 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     say = functools.partial(print, file=sys.stderr, flush=True) if progress else lambda *_: None
     dataset = datasets.load(config.source)
     say(
-        f"{len(dataset.labels)} structures labelled, {dict(dataset.dropped)} dropped, {len(dataset.failures)} unreadable"
+    dropped, unreadable = dict(dataset.dropped), len(dataset.failures)
+    say(f"{len(dataset.labels)} labelled, dropped {dropped}, {unreadable} unreadable")
     )
     images = datasets.fingerprints(dataset, cache_dir=workdir)
     split = datasets.split_by_element(dataset, config.validation_elements, seed=config.split_seed)

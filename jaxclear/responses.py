@@ -23,9 +23,10 @@ Apply = Callable[[Any, Any], Any]
 
 _Carry = TypeVar("_Carry")
 
-# Class-and-image pixels that one back-projection works on at a time. On a CPU they should fit the cache.
-_BLOCK_PIXELS = {"cpu": 2**14}
-_ACCELERATOR_BLOCK_PIXELS = 2**23
+# Class-and-image pixels, and classes, that one back-projection works on at a time unless the user says otherwise. XLA
+# runs convolutions inside a loop several times slower on a CPU, so blocks there are large and mostly there is but one.
+_BLOCK_PIXELS = 2**22
+_BLOCK_CLASSES = 64
 
 
 def with_rule(apply: Apply, rule: str | Rule = "deconvnet", *, on_unmatched: OnUnmatched = "ignore") -> Apply:
@@ -104,7 +105,7 @@ def class_responses(
         apply: `(variables, images)` -> class maps (B, *map, K) or logits (B, K).
         rule: a rule's name or a `jaxclear.Rule`.
         classes: the classes to respond, in this order; all by default.
-        class_block: how many classes are worked on at once; chosen by the device by default.
+        class_block: how many classes are worked on at once; at most 64 by default.
         on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
 
     Raises:
@@ -344,9 +345,8 @@ def unblock(stacked: Float[Array, "n_blocks B block"], count: int) -> Float[Arra
 
 
 def default_block(pixels: int) -> int:
-    """Returns how many classes to work on at once for a batch with that many pixels, on the default device."""
-    budget = _BLOCK_PIXELS.get(jax.default_backend(), _ACCELERATOR_BLOCK_PIXELS)
-    return max(1, budget // pixels)
+    """Returns how many classes to work on at once for a batch with that many pixels."""
+    return min(_BLOCK_CLASSES, max(1, _BLOCK_PIXELS // pixels))
 
 
 def transformation(apply: Apply, core: Callable[..., Any], *, class_block: int | None = None) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from jaxclear.crystals.cells import (
     prepare,
     standard_cell,
 )
+from jaxclear.crystals.explain import CrystalExplanation, explain
 from jaxclear.crystals.fingerprint import Beam, fingerprint, fingerprint_kernel
 from jaxclear.crystals.structures import Crystal, StructureError, from_ase, from_pymatgen, read, to_ase
 from jaxclear.crystals.symmetry import CLASS_NAMES, class_of_space_group, classify_spglib, near_degenerate, space_group
@@ -21,12 +22,14 @@ __all__ = [
     "CLASS_NAMES",
     "Beam",
     "Crystal",
+    "CrystalExplanation",
     "PaddedAtoms",
     "StandardCell",
     "StructureError",
     "class_of_space_group",
     "classify_spglib",
     "cluster",
+    "explain",
     "fingerprint",
     "fingerprint_kernel",
     "from_ase",

@@ -212,7 +212,12 @@ def pad(clusters: Sequence[Crystal], d_nn: float | Sequence[float] | None = None
     Args:
         clusters: finite pieces as :func:`cluster` cuts them, with or without defects added.
         d_nn: nearest-neighbour distance in Å, one for all or one each; measured in each cluster by default.
+
+    Raises:
+        ValueError: for distances that are not above 0, or not as many as clusters.
+        StructureError: for more atoms than the largest bucket holds.
     """
+    scales = _scales(clusters, d_nn)
     size = bucket(max((len(crystal.numbers) for crystal in clusters), default=0))
     batch = len(clusters)
     positions = np.zeros((batch, size, 3), dtype=np.float32)
@@ -220,15 +225,25 @@ def pad(clusters: Sequence[Crystal], d_nn: float | Sequence[float] | None = None
     occupancies = np.zeros((batch, size), dtype=np.float32)
     for row, crystal in enumerate(clusters):
         count = len(crystal.numbers)
-        if d_nn is None:
-            scale = nearest_neighbour_distance(crystal.positions)
-        else:
-            scale = float(d_nn[row]) if isinstance(d_nn, Sequence | np.ndarray) else float(d_nn)
         centre = np.average(crystal.positions, axis=0, weights=crystal.numbers * crystal.occupancies)
-        positions[row, :count] = (crystal.positions - centre) / scale
+        positions[row, :count] = (crystal.positions - centre) / scales[row]
         species[row, :count] = crystal.numbers
         occupancies[row, :count] = crystal.occupancies
     return PaddedAtoms(positions, species, occupancies)
+
+
+def _scales(clusters: Sequence[Crystal], d_nn: float | Sequence[float] | None) -> Float[np.ndarray, " batch"]:
+    """The length by which each cluster is divided, Å."""
+    if d_nn is None:
+        return np.array([nearest_neighbour_distance(crystal.positions) for crystal in clusters])
+    scales = np.asarray(d_nn, dtype=np.float64)
+    if scales.shape not in ((), (len(clusters),)):
+        raise ValueError(
+            f"expected one nearest-neighbour distance for each of {len(clusters)} clusters, got {scales.size}"
+        )
+    if not np.all((scales > 0) & np.isfinite(scales)):
+        raise ValueError(f"expected nearest-neighbour distances above 0 Å, got {scales.min()}")
+    return np.broadcast_to(scales, len(clusters))
 
 
 def clusters_of(

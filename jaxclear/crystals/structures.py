@@ -253,7 +253,7 @@ def _read_file(path: Path, index: int | str | slice) -> list[Crystal]:
     try:
         frames = ase.io.read(path, index=index)
     except Exception as error:  # every format's parser fails in its own way
-        structure = _read_with_pymatgen(path)
+        structure = None if isinstance(error, UnicodeDecodeError) else _read_with_pymatgen(path, error)
         if structure is None:
             raise StructureError(_why_unreadable(path, error)) from error
         return [from_pymatgen(structure, name=str(path))]
@@ -266,11 +266,13 @@ def _read_file(path: Path, index: int | str | slice) -> list[Crystal]:
     return [from_ase(atoms, name=name) for atoms, name in zip(frames, names, strict=True)]
 
 
-def _read_with_pymatgen(path: Path) -> "Structure | IMolecule | None":
-    """The structure that pymatgen finds in a file, or None when it finds none."""
+def _read_with_pymatgen(path: Path, error: Exception) -> "Structure | IMolecule | None":
+    """The structure that pymatgen finds in a file that ASE could not read, or None when it finds none."""
+    from ase.io.formats import UnknownFileTypeError
     from pymatgen.core import Molecule, Structure
 
-    for kind in (Structure, Molecule):
+    # Pymatgen takes the atoms that are there from an xyz file cut short, which ASE rejects: no second opinion on those.
+    for kind in (Structure, Molecule) if isinstance(error, UnknownFileTypeError) else (Structure,):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -1,0 +1,244 @@
+"""From crystal structures to class and CLEAR map: fingerprint, network and back-projection in one compiled call.
+
+Array contract: clusters as :class:`~jaxclear.crystals.PaddedAtoms` in, images ``(B, 64, 64, 3)`` in [0, 1] out. Nothing
+leaves the device between the atoms and the coloured map.
+
+The function :func:`explain` has the name of its module; import the module's other names from
+``jaxclear.crystals.explain``.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxclear.clear import ClearMap, clear_map, to_rgb
+from jaxclear.crystals.cells import Orientation, StandardCell, bucket, cluster, pad, standard_cell
+from jaxclear.crystals.fingerprint import PUBLISHED, Beam, fingerprint_kernel
+from jaxclear.crystals.structures import Crystal, read
+from jaxclear.rules import Rule, resolve
+
+if TYPE_CHECKING:
+    from jaxclear.models import LoadedModel
+
+ALL_CLASSES = 64
+"""A block that holds the classes of any crystal network."""
+MAX_BATCH = 32
+"""Most structures in one compiled call."""
+
+Kernel = Callable[..., "ExplanationArrays"]
+"""`(variables, positions, species, occupancies) -> ExplanationArrays`, arrays as `PaddedAtoms` has them."""
+
+
+class ExplanationArrays(NamedTuple):
+    """What the compiled call returns."""
+
+    fingerprint: Float[Array, "B 64 64 3"]
+    """Diffraction fingerprints in [0, 1]."""
+    probabilities: Float[Array, "B K"]
+    """Softmax of the class scores."""
+    clear: ClearMap
+    """The CLEAR map; `clear.class_scores` are the network's logits."""
+    rgb: Float[Array, "B 64 64 3"]
+    """The CLEAR map in colour, as :func:`jaxclear.to_rgb` draws it."""
+
+
+class CrystalExplanation(NamedTuple):
+    """Explanations of structures, in their order; host arrays.
+
+    Attributes:
+        fingerprint: (B, 64, 64, 3), diffraction fingerprints in [0, 1].
+        class_scores: (B, K), the network's logits.
+        probabilities: (B, K), their softmax.
+        predicted_class: (B,), the most probable class.
+        clear: the CLEAR maps.
+        rgb: (B, 64, 64, 3), the CLEAR maps in colour.
+        class_names: one name a class.
+        names: where each structure came from.
+        orientations: "standard" where the structure was turned to its standard conventional cell; "as given" where
+            that was asked for, or where no symmetry was found to turn it by: the answer then holds only if its axes
+            happen to be those of the standard cell.
+        space_groups: what spglib found on the way at the tolerance of the orientation; None where it was not asked or
+            found nothing.
+        clusters: the finite pieces that were put in the beam, unscaled (Å).
+    """
+
+    fingerprint: Float[np.ndarray, "B 64 64 3"]
+    class_scores: Float[np.ndarray, "B K"]
+    probabilities: Float[np.ndarray, "B K"]
+    predicted_class: Int[np.ndarray, " B"]
+    clear: ClearMap
+    rgb: Float[np.ndarray, "B 64 64 3"]
+    class_names: tuple[str, ...]
+    names: tuple[str, ...]
+    orientations: tuple[Orientation, ...]
+    space_groups: tuple[int | None, ...]
+    clusters: tuple[Crystal, ...]
+
+
+def explain_kernel(
+    apply: Callable[[Any, Any], Any], *, rule: str | Rule = "deconvnet", palette: Any = None, beam: Beam = PUBLISHED
+) -> Kernel:
+    """Returns the pure function `(variables, positions, species, occupancies) -> ExplanationArrays`.
+
+    It is not compiled: under `jax.jit`, `jax.export` or `shard_map` everything from the atoms to the colours becomes one
+    program.
+
+    Args:
+        apply: the network, `(variables, images (B, 64, 64, 3))` -> class maps or logits.
+        rule: a rule's name or a `jaxclear.Rule`.
+        palette: of :func:`jaxclear.to_rgb`.
+        beam: the simulated experiment.
+
+    Raises:
+        ValueError: for an unknown rule; when called, for arrays whose shapes do not belong together.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> def network(weights, images):
+        ...     return images.reshape(len(images), -1) @ weights
+        >>> kernel = jax.jit(explain_kernel(network))
+        >>> found = kernel(jnp.ones((64 * 64 * 3, 7)), jnp.eye(3)[None], jnp.full((1, 3), 29), jnp.ones((1, 3)))
+        >>> found.rgb.shape, found.probabilities.shape
+        ((1, 64, 64, 3), (1, 7))
+    """
+    # All classes at once: XLA runs convolutions in a loop many times slower on a CPU than in a straight line.
+    explained = clear_map(apply, rule=rule, class_block=ALL_CLASSES)
+
+    def kernel(
+        variables: Any,
+        positions: Float[Array, "B atoms 3"],
+        species: Int[Array, "B atoms"],
+        occupancies: Float[Array, "B atoms"],
+    ) -> ExplanationArrays:
+        images = fingerprint_kernel(positions, species, occupancies, beam=beam)
+        clear = explained(variables, images)
+        return ExplanationArrays(images, jax.nn.softmax(clear.class_scores), clear, to_rgb(clear, palette=palette))
+
+    return kernel
+
+
+@functools.lru_cache(maxsize=16)
+def compiled_kernel(apply: Callable[[Any, Any], Any], rule: Rule) -> Kernel:
+    """Returns the compiled :func:`explain_kernel`, the same one for the same network and rule."""
+    return jax.jit(explain_kernel(apply, rule=rule))
+
+
+@functools.cache
+def shipped_model() -> "LoadedModel":
+    """Returns the crystal network with the weights that ship with the package, loaded once."""
+    from jaxclear import models
+
+    return models.load("crystal")
+
+
+def explain(
+    structures: Any,
+    *,
+    rule: str | Rule = "deconvnet",
+    orientation: Orientation = "standard",
+    model: "LoadedModel | None" = None,
+    symprec: float = 0.01,
+    angle_tolerance: float = -1.0,
+) -> CrystalExplanation:
+    """Returns class, fingerprint and CLEAR map of structures, computed in one compiled call for each 32 of a size.
+
+    Args:
+        structures: anything :func:`~jaxclear.crystals.read` takes: files, ``ase.Atoms``, pymatgen structures, or many.
+        rule: a rule's name or a `jaxclear.Rule`.
+        orientation: "standard" finds the standard conventional cell of each structure first; "as given" keeps its axes.
+            A structure in which no symmetry is found keeps them in both cases; `orientations` says so.
+        model: another network than the shipped one, as `jaxclear.models.load` returns it.
+        symprec: tolerance of the search for the standard cell, Å.
+        angle_tolerance: its tolerance of angles in degrees; spglib's own choice when negative.
+
+    Raises:
+        StructureError: when a structure cannot be used.
+        ValueError: for an unknown rule or orientation, no structures, or no shipped weights.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> import jaxclear.crystals
+        >>> found = jaxclear.crystals.explain(bulk("Cu"))  # doctest: +SKIP
+        >>> found.class_names[found.predicted_class[0]]  # doctest: +SKIP
+        'fcc'
+
+    Source: D. Kumar, Class Based Strategies for Understanding Neural Networks, University of Waterloo (2020), 3.4 and
+    5.2; A. Ziletti et al., Nat. Commun. 9, 2775 (2018).
+    """
+    if orientation not in ("standard", "as given"):
+        raise ValueError(f'expected orientation "standard" or "as given", got {orientation!r}')
+    resolve(rule)
+    crystals = read(structures)
+    if orientation == "standard":
+        cells = [standard_cell(crystal, symprec=symprec, angle_tolerance=angle_tolerance) for crystal in crystals]
+    else:
+        cells = [StandardCell(crystal, 0, "as given") for crystal in crystals]
+    found = explain_clusters([cluster(cell.crystal) for cell in cells], rule=rule, model=model)
+    return found._replace(
+        names=tuple(crystal.name for crystal in crystals),
+        orientations=tuple(cell.orientation for cell in cells),
+        space_groups=tuple(cell.space_group or None for cell in cells),
+    )
+
+
+def explain_clusters(
+    clusters: Sequence[Crystal],
+    *,
+    rule: str | Rule = "deconvnet",
+    model: "LoadedModel | None" = None,
+    progress: Callable[[int], None] | None = None,
+) -> CrystalExplanation:
+    """Returns explanations of finite clusters that were oriented and cut already, with or without defects added.
+
+    Args:
+        clusters: as :func:`~jaxclear.crystals.cluster` cuts them.
+        rule: a rule's name or a `jaxclear.Rule`.
+        model: another network than the shipped one.
+        progress: called with the number of clusters done.
+
+    Raises:
+        ValueError: for an unknown rule, no clusters, or no shipped weights.
+    """
+    kernel_rule = resolve(rule)
+    if not clusters:
+        raise ValueError("expected at least one structure, got none")
+    model = shipped_model() if model is None else model
+    kernel = compiled_kernel(model.apply, kernel_rule)
+    sizes = np.array([bucket(len(crystal.numbers)) for crystal in clusters])
+    order, results, done = [], [], 0
+    for size in np.unique(sizes):
+        members = np.flatnonzero(sizes == size)
+        for start in range(0, len(members), MAX_BATCH):
+            part = members[start : start + MAX_BATCH]
+            results.append(_run(kernel, model.variables, [clusters[i] for i in part]))
+            order.append(part)
+            done += len(part)
+            if progress is not None:
+                progress(done)
+    back = np.argsort(np.concatenate(order))
+    arrays: ExplanationArrays = jax.tree.map(lambda *parts: np.concatenate(parts)[back], *results)
+    return CrystalExplanation(
+        fingerprint=np.asarray(arrays.fingerprint),
+        class_scores=np.asarray(arrays.clear.class_scores),
+        probabilities=np.asarray(arrays.probabilities),
+        predicted_class=np.asarray(arrays.probabilities).argmax(axis=1),
+        clear=arrays.clear,
+        rgb=np.asarray(arrays.rgb),
+        class_names=tuple(model.class_names),
+        names=tuple(crystal.name for crystal in clusters),
+        orientations=("as given",) * len(clusters),
+        space_groups=(None,) * len(clusters),
+        clusters=tuple(clusters),
+    )
+
+
+def _run(kernel: Kernel, variables: Any, clusters: list[Crystal]) -> ExplanationArrays:
+    """One call of the kernel on a batch filled up to a power of two; the filling is cut off on the host."""
+    count = len(clusters)
+    rows = 1 << (count - 1).bit_length()
+    atoms = (np.pad(v, [(0, rows - count)] + [(0, 0)] * (v.ndim - 1)) for v in pad(clusters))
+    return jax.tree.map(lambda value: np.asarray(value)[:count], kernel(variables, *atoms))
