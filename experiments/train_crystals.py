@@ -93,10 +93,8 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     started = time.perf_counter()
     say = functools.partial(print, file=sys.stderr, flush=True) if progress else lambda *_: None
     dataset = datasets.load(config.source)
-    say(
     dropped, unreadable = dict(dataset.dropped), len(dataset.failures)
     say(f"{len(dataset.labels)} labelled, dropped {dropped}, {unreadable} unreadable")
-    )
     images = datasets.fingerprints(dataset, cache_dir=workdir)
     split = datasets.split_by_element(dataset, config.validation_elements, seed=config.split_seed)
     say(f"validation elements {', '.join(split.elements)}: {len(split.validation)} structures")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import export, lax
 from jaxtyping import Array, Float, Int
 
 from jaxclear.inputs import check_classes
@@ -30,6 +30,9 @@ class ClearMap(NamedTuple):
     dominant_class: Int[Array, "B *spatial"]
     dominant_response: Float[Array, "B *spatial"]
     class_scores: Float[Array, "B K"]
+
+
+export.register_namedtuple_serialization(ClearMap, serialized_name="jaxclear.ClearMap")
 
 
 def clear_map(

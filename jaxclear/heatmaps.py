@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
+from jax import export, lax
 from jaxtyping import Array, Float, Int
 
 from jaxclear.clear import brightness
@@ -31,6 +31,9 @@ class HeatMap(NamedTuple):
     evidence_against: Float[Array, "B *spatial"]
     labels: Int[Array, " B"]
     class_scores: Float[Array, "B K"]
+
+
+export.register_namedtuple_serialization(HeatMap, serialized_name="jaxclear.HeatMap")
 
 
 def heat_map(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import export, lax
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxclear.inputs import check_apply, check_block, check_classes, check_images, check_outputs
@@ -141,6 +141,9 @@ class UnitResponses(NamedTuple):
     units: Int[Array, "B n"]
     activations: Float[Array, "B n"]
     dominant: Float[Array, "B *spatial C"]
+
+
+export.register_namedtuple_serialization(UnitResponses, serialized_name="jaxclear.UnitResponses")
 
 
 def unit_responses(

@@ -84,8 +84,7 @@ def explain_kernel(
 ) -> Kernel:
     """Returns the pure function `(variables, positions, species, occupancies) -> ExplanationArrays`.
 
-    It is not compiled: under `jax.jit`, `jax.export` or `shard_map` everything from the atoms to the colours becomes one
-    program.
+    It is not compiled: under `jax.jit`, `jax.export` or `shard_map` all of it is one program, from atoms to colours.
 
     Args:
         apply: the network, `(variables, images (B, 64, 64, 3))` -> class maps or logits.
@@ -105,7 +104,7 @@ def explain_kernel(
         >>> found.rgb.shape, found.probabilities.shape
         ((1, 64, 64, 3), (1, 7))
     """
-    # All classes at once: XLA runs convolutions in a loop many times slower on a CPU than in a straight line.
+    # All classes in one block: on a CPU, XLA runs transposed convolutions many times slower inside a loop.
     explained = clear_map(apply, rule=rule, class_block=ALL_CLASSES)
 
     def kernel(
