@@ -27,7 +27,7 @@ def test_agrees_with_the_electron_scattering_table_of_pymatgen():
     for number in range(2, 93):
         a, b = np.array(table[Element.from_Z(number).symbol]).T[..., None]
         other = number - 41.78214 * (s / 2) ** 2 * np.sum(a * np.exp(-b * (s / 2) ** 2), axis=0)
-        np.testing.assert_allclose(form_factors(np.array([number]), s)[0], other, atol=0.05 * number)
+        np.testing.assert_allclose(form_factors(np.array([number]), s)[0], other, atol=0.2 + 0.03 * number)
 
 
 def test_table_is_read_only():

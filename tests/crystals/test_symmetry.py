@@ -43,7 +43,7 @@ def test_classes():
 
 def test_tolerances():
     atoms = bulk("Cu", cubic=True).repeat(2)
-    atoms.rattle(0.003, seed=0)
+    atoms.rattle(0.001, seed=0)
     assert classify_spglib(one(atoms)) == {"tight": None, "medium": 4, "loose": 4}
     del atoms[[0, 3, 7]]
     assert set(classify_spglib(one(atoms)).values()) == {None}
