@@ -5,12 +5,12 @@
 Contenders, on the same padded atoms (aluminium, fcc, rattled by 0.05 Å, as many atoms as named):
 
 - numpy: float64, all kept pixels at once, one rotation after the other;
-- obvious: what one writes first in JAX, float32, six shots, ``jnp.cos`` and ``jnp.sin`` of a phase matrix, jit and vmap;
+- obvious: what one writes first in JAX: float32, six shots, ``jnp.cos`` and ``jnp.sin`` of a phase matrix, jit, vmap;
 - ours: ``jaxclear.crystals.fingerprint_kernel`` under jit.
 
 Before anything is timed both JAX versions must agree with NumPy to 1e-5 of the image's maximum. Contenders are timed in
-turn, so that a change in the machine's load meets both; the median and the spread (interquartile range over the median)
-are printed, compile time apart. The last line is the whole way from ``Crystal`` objects: standard cell, cluster, padding
+turn, so that a change in the machine's load meets both; the median and the spread (interquartile range over median) are
+printed, compile time apart. The last line is the whole way from ``Crystal`` objects: standard cell, cluster, padding
 and kernel.
 """
 
