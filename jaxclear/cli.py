@@ -61,7 +61,7 @@ def _classify(options: argparse.Namespace) -> int:
             print(f"jaxclear: {' '.join(str(error).split())}", file=sys.stderr)
     if not structures:
         raise ValueError(f"expected at least one usable structure, got none in {len(options.files)} files")
-    found = crystals.explain(structures)
+    found = crystals.explain(structures, rule="guided")
     rows = [_row(found, number) for number in range(len(structures))]
     if options.json:
         print(json.dumps({"structures": rows, "failed": failures}, indent=1))

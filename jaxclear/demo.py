@@ -16,6 +16,9 @@ from jaxclear.crystals.cells import cluster
 from jaxclear.crystals.defects import displacements, vacancies
 from jaxclear.crystals.explain import explain_clusters
 
+RULE = "guided"
+"""The published crystal maps are guided; `deconvnet` answers nowhere above zero in this network."""
+
 Damage = Callable[[Crystal, int], Crystal]
 
 DAMAGE: dict[str, Damage] = {
@@ -35,7 +38,7 @@ def run(out: Path, tolerances: Mapping[str, float]) -> None:
     examples = []
     for name, damage in DAMAGE.items():
         clusters = [damage(cluster(cell), seed) for seed, cell in enumerate(cells)]
-        found = explain_clusters(clusters)
+        found = explain_clusters(clusters, rule=RULE)
         supercells = [damage(_supercell(cell), seed) for seed, cell in enumerate(cells)]
         shares = [
             np.mean(
