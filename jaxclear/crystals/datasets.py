@@ -212,8 +212,8 @@ def fingerprints(
     count = len(dataset.crystals)
     path = None if cache_dir is None else Path(cache_dir) / f"fingerprints-{_key(dataset.crystals)[:24]}.npz"
     if path is not None and path.exists():
-        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
-            images = np.load(path, allow_pickle=False)["images"]
+        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), path.open("rb") as file:
+            images = np.load(file, allow_pickle=False)["images"]
             if images.shape[0] == count:
                 return images
     images = np.zeros((count, 64, 64, 3), np.float32)

@@ -1,0 +1,61 @@
+"""The crystal classifier's experiment on a handful of structures: every line runs, and the second run resumes."""
+
+import importlib
+import json
+import pathlib
+
+import ase.io
+import jax
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.spacegroup import crystal
+
+from jaxclear import models
+
+
+@pytest.fixture
+def experiment(monkeypatch):
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[1]))
+    return importlib.import_module("experiments.train_crystals")
+
+
+@pytest.fixture
+def solids(tmp_path):
+    folder = tmp_path / "solids"
+    folder.mkdir()
+    for number, symbol in enumerate(("Cu", "Al", "Sn")):
+        a = 3.5 + 0.1 * number
+        for kind in ("sc", "fcc", "bcc", "diamond"):
+            ase.io.write(folder / f"{symbol}-{kind}.vasp", bulk(symbol, kind, a=a))
+        ase.io.write(folder / f"{symbol}-hcp.vasp", bulk(symbol, "hcp", a=a, c=1.6 * a))
+        for group, ratio in ((139, 1.8), (141, 0.6)):
+            atoms = crystal(symbol, [(0, 0, 0)], spacegroup=group, cellpar=[a, a, ratio * a, 90, 90, 90])
+            ase.io.write(folder / f"{symbol}-{group}.vasp", atoms)
+    return folder
+
+
+def test_smoke(experiment, solids, tmp_path):
+    config = experiment.smoke_config(str(solids))
+    results = experiment.run(config, tmp_path / "work", progress=False)
+    written = (tmp_path / "work" / "train_crystals.json").read_text()
+    assert json.loads(written) == json.loads(json.dumps(results))
+    assert (results["structures"]["training"], results["structures"]["validation"]) == (14, 7)
+    assert set(results["figures"]) == {"pristine", *experiment.DAMAGE}
+    for figures in results["figures"].values():
+        assert np.array(figures["confusion"]).sum(1).tolist() == [1] * 7
+    assert results["figures"]["pristine"]["nearest_neighbour"]["all"] > 80
+    assert {"commit", "device", "versions", "seconds", "history"} <= set(results)
+    trained = models.load("crystal", weights=tmp_path / "work" / "crystal.safetensors")
+    assert trained.metadata["sha256"] == results["weights_sha256"]
+    assert trained.metadata["training"]["accuracy"] == results["figures"]["pristine"]["network"]
+
+    again = experiment.run(config, tmp_path / "work", progress=False)
+    assert again["figures"] == results["figures"]
+    variables = models.load("crystal", weights=tmp_path / "work" / "crystal.safetensors").variables
+    jax.tree.map(np.testing.assert_array_equal, variables, trained.variables)
+
+
+def test_a_source_that_is_not_there(experiment, tmp_path):
+    with pytest.raises(SystemExit, match="train_crystals: error: expected a folder"):
+        experiment.main([str(tmp_path / "none"), "--workdir", str(tmp_path / "work")])
