@@ -1,7 +1,7 @@
 """Crystal structures, their diffraction fingerprints and the symmetry baseline.
 
-The function :func:`fingerprint` has the name of its module; import the module's other names from
-``jaxclear.crystals.fingerprint``.
+The functions :func:`fingerprint`, :func:`explain` and :func:`classify` have the names of their modules; import the
+modules' other names from ``jaxclear.crystals.fingerprint`` and so on.
 """
 
 from jaxclear.crystals.cells import (
@@ -13,7 +13,9 @@ from jaxclear.crystals.cells import (
     prepare,
     standard_cell,
 )
-from jaxclear.crystals.explain import CrystalExplanation, explain
+from jaxclear.crystals.classify import Classification, ClassificationReport, classify
+from jaxclear.crystals.defects import displacements, vacancies
+from jaxclear.crystals.explain import CrystalExplanation, explain, explain_clusters, explain_kernel
 from jaxclear.crystals.fingerprint import Beam, fingerprint, fingerprint_kernel
 from jaxclear.crystals.structures import Crystal, StructureError, from_ase, from_pymatgen, read, to_ase
 from jaxclear.crystals.symmetry import CLASS_NAMES, class_of_space_group, classify_spglib, near_degenerate, space_group
@@ -21,15 +23,21 @@ from jaxclear.crystals.symmetry import CLASS_NAMES, class_of_space_group, classi
 __all__ = [
     "CLASS_NAMES",
     "Beam",
+    "Classification",
+    "ClassificationReport",
     "Crystal",
     "CrystalExplanation",
     "PaddedAtoms",
     "StandardCell",
     "StructureError",
     "class_of_space_group",
+    "classify",
     "classify_spglib",
     "cluster",
+    "displacements",
     "explain",
+    "explain_clusters",
+    "explain_kernel",
     "fingerprint",
     "fingerprint_kernel",
     "from_ase",
@@ -42,4 +50,5 @@ __all__ = [
     "space_group",
     "standard_cell",
     "to_ase",
+    "vacancies",
 ]

@@ -168,20 +168,43 @@ def explain(
     Source: D. Kumar, Class Based Strategies for Understanding Neural Networks, University of Waterloo (2020), 3.4 and
     5.2; A. Ziletti et al., Nat. Commun. 9, 2775 (2018).
     """
-    if orientation not in ("standard", "as given"):
-        raise ValueError(f'expected orientation "standard" or "as given", got {orientation!r}')
     resolve(rule)
-    crystals = read(structures)
-    if orientation == "standard":
-        cells = [standard_cell(crystal, symprec=symprec, angle_tolerance=angle_tolerance) for crystal in crystals]
+    options = {"orientation": orientation, "symprec": symprec, "angle_tolerance": angle_tolerance}
+    return explain_oriented([orient(crystal, **options) for crystal in read(structures)], rule=rule, model=model)
+
+
+class OrientedCluster(NamedTuple):
+    """A finite piece of a crystal, ready for the beam, and how its axes were found."""
+
+    name: str
+    cluster: Crystal
+    orientation: Orientation
+    space_group: int | None
+    """Found on the way; None where it was not asked for or nothing was found."""
+
+
+def orient(
+    crystal: Crystal,
+    *,
+    orientation: Orientation = "standard",
+    symprec: float = 0.01,
+    angle_tolerance: float = -1.0,
+) -> OrientedCluster:
+    """Returns the finite cluster of a structure, cut from its standard cell where it has one.
+
+    Arguments are those of :func:`explain`.
+
+    Raises:
+        StructureError: when the structure cannot be used.
+        ValueError: for an unknown orientation.
+    """
+    if orientation == "as given":
+        cell = StandardCell(crystal, 0, "as given")
+    elif orientation == "standard":
+        cell = standard_cell(crystal, symprec=symprec, angle_tolerance=angle_tolerance)
     else:
-        cells = [StandardCell(crystal, 0, "as given") for crystal in crystals]
-    found = explain_clusters([cluster(cell.crystal) for cell in cells], rule=rule, model=model)
-    return found._replace(
-        names=tuple(crystal.name for crystal in crystals),
-        orientations=tuple(cell.orientation for cell in cells),
-        space_groups=tuple(cell.space_group or None for cell in cells),
-    )
+        raise ValueError(f'expected orientation "standard" or "as given", got {orientation!r}')
+    return OrientedCluster(crystal.name, cluster(cell.crystal), cell.orientation, cell.space_group or None)
 
 
 def explain_clusters(
@@ -202,11 +225,24 @@ def explain_clusters(
     Raises:
         ValueError: for an unknown rule, no clusters, or no shipped weights.
     """
+    as_given = [OrientedCluster(crystal.name, crystal, "as given", None) for crystal in clusters]
+    return explain_oriented(as_given, rule=rule, model=model, progress=progress)
+
+
+def explain_oriented(
+    pieces: Sequence[OrientedCluster],
+    *,
+    rule: str | Rule = "deconvnet",
+    model: "LoadedModel | None" = None,
+    progress: Callable[[int], None] | None = None,
+) -> CrystalExplanation:
+    """Returns explanations of what :func:`orient` returns; arguments and errors are those of `explain_clusters`."""
     kernel_rule = resolve(rule)
-    if not clusters:
+    if not pieces:
         raise ValueError("expected at least one structure, got none")
     model = shipped_model() if model is None else model
     kernel = compiled_kernel(model.apply, kernel_rule)
+    clusters = [piece.cluster for piece in pieces]
     sizes = np.array([bucket(len(crystal.numbers)) for crystal in clusters])
     order, results, done = [], [], 0
     for size in np.unique(sizes):
@@ -228,9 +264,9 @@ def explain_clusters(
         clear=arrays.clear,
         rgb=np.asarray(arrays.rgb),
         class_names=tuple(model.class_names),
-        names=tuple(crystal.name for crystal in clusters),
-        orientations=("as given",) * len(clusters),
-        space_groups=(None,) * len(clusters),
+        names=tuple(piece.name for piece in pieces),
+        orientations=tuple(piece.orientation for piece in pieces),
+        space_groups=tuple(piece.space_group for piece in pieces),
         clusters=tuple(clusters),
     )
 
