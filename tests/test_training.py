@@ -94,7 +94,7 @@ def test_checkpoints_of_other_runs_are_refused(stripes, tmp_path):
 def test_uint8_is_float_times_255(stripes):
     coarse = np.round(255 * stripes[0]).astype(np.uint8)
     floats = coarse.astype(np.float32) / 255
-    variables = DENSE.init(jax.random.key(0), floats)
+    variables = DENSE.init(jax.random.key(0), jnp.asarray(floats))
     np.testing.assert_allclose(
         predict(DENSE.apply, variables, coarse), predict(DENSE.apply, variables, floats), atol=1e-6
     )
@@ -136,7 +136,7 @@ def test_one_program_whatever_the_remainder(stripes):
 
 
 def test_predictions_do_not_depend_on_the_batch(stripes):
-    variables = DENSE.init(jax.random.key(0), stripes[0][:1])
+    variables = DENSE.init(jax.random.key(0), jnp.asarray(stripes[0][:1]))
     whole = predict(DENSE.apply, variables, stripes[0], batch_size=100)
     np.testing.assert_allclose(predict(DENSE.apply, variables, stripes[0], batch_size=16), whole, atol=1e-6)
     np.testing.assert_allclose(whole.sum(1), 1, atol=1e-6)
