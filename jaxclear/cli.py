@@ -1,95 +1,136 @@
-"""The command line: `jaxclear demo` and `jaxclear classify`. Nothing heavy is imported before a command needs it."""
+"""The command line: `jaxclear demo`, `classify` and `explain`. Nothing heavy is imported before a command needs it.
+
+Exit codes: 0 done, 1 some files could not be used, 2 nothing could or a mistake in the call, 130 interrupted, 141 the
+reader of the output went away.
+"""
 
 import argparse
-import json
+import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-TOLERANCES = {"tight": 1e-4, "medium": 1e-2, "loose": 1e-1}
-"""Tolerances of spglib, Å, that the demonstration compares."""
+from jaxclear import __version__
+from jaxclear.commands.terminal import complain
+from jaxclear.rules import RULES
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line; exits with 2 on a user's mistake, 1 where only some files could be used."""
-    options = _parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line and exits."""
     try:
-        status = options.run(options)
+        options = _parser().parse_args(arguments)
+        command = importlib.import_module(f"jaxclear.commands.{options.command}")
+        status = command.run(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
+        print(file=sys.stderr)
         status = 130
+    except BrokenPipeError:
+        # What is still buffered has no reader; without this Python complains about it when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     except (ValueError, OSError) as error:
-        print(f"jaxclear: error: {' '.join(str(error).split())}", file=sys.stderr)
+        complain(error)
         status = 2
     sys.exit(status)
 
 
-def _parser() -> argparse.ArgumentParser:
-    from jaxclear import __version__
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, like all others."""
 
-    parser = argparse.ArgumentParser(prog="jaxclear", description="Which class a network sees where, and why.")
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message} (see {self.prog} --help)")
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="jaxclear",
+        description="Which class a network sees where: CLEAR maps of images, and of crystals by their diffraction.",
+        epilog="'jaxclear COMMAND --help' tells the options of a command.",
+    )
     parser.add_argument("--version", action="version", version=f"jaxclear {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    demo = commands.add_parser("demo", help="classify and explain real crystals, pristine and damaged")
-    demo.add_argument("--out", type=Path, default=Path("jaxclear-demo"), help="folder for the pictures")
-    demo.set_defaults(run=_demo)
-    classify = commands.add_parser("classify", help="name the crystal class of structure files and show why")
-    classify.add_argument("files", nargs="+", metavar="FILE", help="anything ASE or pymatgen reads")
-    classify.add_argument("--out", type=Path, help="folder for pictures; none are made without it")
-    classify.add_argument("--json", action="store_true", help="print one JSON document")
-    classify.set_defaults(run=_classify)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    _add_demo(commands)
+    _add_classify(commands)
+    _add_explain(commands)
     return parser
 
 
-def _demo(options: argparse.Namespace) -> int:
-    from jaxclear import demo
-
-    options.out.mkdir(parents=True, exist_ok=True)
-    demo.run(options.out, TOLERANCES)
-    return 0
-
-
-def _classify(options: argparse.Namespace) -> int:
-    from jaxclear import crystals
-
-    structures, failures = [], []
-    for file in options.files:
-        try:
-            structures.extend(crystals.read(file))
-        except ValueError as error:
-            failures.append(file)
-            print(f"jaxclear: {' '.join(str(error).split())}", file=sys.stderr)
-    if not structures:
-        raise ValueError(f"expected at least one usable structure, got none in {len(options.files)} files")
-    found = crystals.explain(structures, rule="guided")
-    rows = [_row(found, number) for number in range(len(structures))]
-    if options.json:
-        print(json.dumps({"structures": rows, "failed": failures}, indent=1))
-    else:
-        print(f"{'file':30s} {'class':8s} {'prob.':>7s}  {'runner-up':8s} {'prob.':>7s}  spglib  orientation")
-        for row in rows:
-            print(
-                f"{row['name'][-30:]:30s} {row['class']:8s} {row['probability']:7.4f}  {row['runner_up']:8s} "
-                f"{row['runner_up_probability']:7.4f}  {row['spglib'] or 'none':>6}  {row['orientation']}"
-            )
-    if options.out:
-        from jaxclear import plot
-
-        options.out.mkdir(parents=True, exist_ok=True)
-        for number, row in enumerate(rows):
-            file = options.out / f"{number:04d}-{Path(row['name']).name}.png"
-            plot.save(plot.crystal_gallery(found, [number], [row["name"]]), file)
-    return 1 if failures else 0
+def _add_demo(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="classify and explain real crystals, pristine and damaged; needs nothing",
+        description="Elemental crystals that ASE carries, pristine and damaged, named by the shipped network and by "
+        "spglib at three tolerances: a table, and pictures of what the network sees. Takes less than a minute.",
+    )
+    _add_out(demo, "jaxclear-demo")
 
 
-def _row(found: Any, number: int) -> dict[str, Any]:
-    first, second = (-found.probabilities[number]).argsort()[:2].tolist()
-    return {
-        "name": found.names[number],
-        "class": found.class_names[first],
-        "probability": float(found.probabilities[number, first]),
-        "runner_up": found.class_names[second],
-        "runner_up_probability": float(found.probabilities[number, second]),
-        "spglib": found.space_groups[number],
-        "orientation": found.orientations[number],
-    }
+def _add_classify(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    classify = commands.add_parser(
+        "classify",
+        help="name the crystal class of structure files, and draw why",
+        description="The class of each structure (bct139, bct141, hex/rh, sc, fcc, diamond, bcc) by the shipped "
+        "network, with the runner-up and what spglib says at its default tolerance, and a picture for each.",
+    )
+    classify.add_argument(
+        "files", nargs="+", metavar="FILE", help="anything ASE or pymatgen reads, with one structure or many"
+    )
+    _add_out(classify, "jaxclear-classify", "; with --json none are made unless it is given")
+    classify.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    classify.add_argument("--no-pictures", action="store_true", help="only classify")
+    classify.add_argument(
+        "--orientation",
+        choices=("standard", "as-given"),
+        default="standard",
+        help="turn each structure to its standard conventional cell first (default), or keep its axes",
+    )
+    _add_rule(classify, "guided")
+
+
+def _add_explain(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    explain = commands.add_parser(
+        "explain",
+        help="CLEAR map, heat map and coverage of image files for any network",
+        description="Draws for each image which class a network sees where, what speaks for and against the predicted "
+        "class, and prints what the rule replaced in the network.",
+    )
+    explain.add_argument("images", nargs="+", metavar="IMAGE", help="anything Pillow reads")
+    explain.add_argument(
+        "--model",
+        required=True,
+        metavar="NAME|MODULE:FUNCTION",
+        help="mnist, svhn or crystal; or a function apply(variables, images) that can be imported from here, which "
+        "takes float32 images (B, H, W, C) in [0, 1] and returns class maps or logits",
+    )
+    explain.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="safetensors as jaxclear.models.save_weights writes them; if left out, the shipped ones, or for a "
+        "function none",
+    )
+    _add_rule(explain, None)
+    explain.add_argument("--classes", metavar="A,B,…", help="names of the classes, separated by commas")
+    explain.add_argument(
+        "--channels", type=int, choices=(1, 3), default=3, help="of the images for a function (default 3)"
+    )
+    _add_out(explain, "jaxclear-explain")
+
+
+def _add_out(command: argparse.ArgumentParser, default: str, more: str = "") -> None:
+    command.add_argument("--out", type=Path, metavar="DIR", help=f"folder for the pictures (default ./{default}{more})")
+    command.set_defaults(default_out=Path(default))
+
+
+def _add_rule(command: argparse.ArgumentParser, default: str | None) -> None:
+    command.add_argument(
+        "--rule",
+        choices=tuple(RULES),
+        default=default,
+        help="how responses pass back through ReLUs "
+        f"(default {default or 'deconvnet; guided for the crystal network'})",
+    )

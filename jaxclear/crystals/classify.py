@@ -104,7 +104,7 @@ def spglib_answer(crystal: Crystal, *, symprec: float = SPGLIB_SYMPREC) -> Spgli
 def classify(
     structures: Any,
     *,
-    rule: str | Rule = "deconvnet",
+    rule: str | Rule = "guided",
     orientation: Orientation = "standard",
     model: "LoadedModel | None" = None,
     symprec: float = 0.01,
@@ -134,7 +134,7 @@ def classify_oriented(
     crystals: Sequence[Crystal],
     pieces: Sequence[OrientedCluster],
     *,
-    rule: str | Rule = "deconvnet",
+    rule: str | Rule = "guided",
     model: "LoadedModel | None" = None,
     asked: Orientation = "standard",
     symprec: float = 0.01,

@@ -19,6 +19,8 @@ from jaxclear.clear import ClearMap, clear_map, to_rgb
 from jaxclear.crystals.cells import Orientation, StandardCell, bucket, cluster, pad, standard_cell
 from jaxclear.crystals.fingerprint import PUBLISHED, Beam, fingerprint_kernel
 from jaxclear.crystals.structures import Crystal, read
+from jaxclear.palettes import legible
+from jaxclear.responses import scores_of
 from jaxclear.rules import Rule, resolve
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class CrystalExplanation(NamedTuple):
         predicted_class: (B,), the most probable class.
         clear: the CLEAR maps.
         rgb: (B, 64, 64, 3), the CLEAR maps in colour.
+        colours: (K, 3), each class's colour in them.
         class_names: one name a class.
         names: where each structure came from.
         orientations: "standard" where the structure was turned to its standard conventional cell; "as given" where
@@ -72,6 +75,7 @@ class CrystalExplanation(NamedTuple):
     predicted_class: Int[np.ndarray, " B"]
     clear: ClearMap
     rgb: Float[np.ndarray, "B 64 64 3"]
+    colours: Float[np.ndarray, "K 3"]
     class_names: tuple[str, ...]
     names: tuple[str, ...]
     orientations: tuple[Orientation, ...]
@@ -80,7 +84,7 @@ class CrystalExplanation(NamedTuple):
 
 
 def explain_kernel(
-    apply: Callable[[Any, Any], Any], *, rule: str | Rule = "deconvnet", palette: Any = None, beam: Beam = PUBLISHED
+    apply: Callable[[Any, Any], Any], *, rule: str | Rule = "guided", palette: Any = None, beam: Beam = PUBLISHED
 ) -> Kernel:
     """Returns the pure function `(variables, positions, species, occupancies) -> ExplanationArrays`.
 
@@ -121,9 +125,9 @@ def explain_kernel(
 
 
 @functools.lru_cache(maxsize=16)
-def compiled_kernel(apply: Callable[[Any, Any], Any], rule: Rule) -> Kernel:
-    """Returns the compiled :func:`explain_kernel`, the same one for the same network and rule."""
-    return jax.jit(explain_kernel(apply, rule=rule))
+def compiled_kernel(apply: Callable[[Any, Any], Any], rule: Rule, num_classes: int) -> Kernel:
+    """Returns the compiled :func:`explain_kernel` in legible colours, the same one for the same network and rule."""
+    return jax.jit(explain_kernel(apply, rule=rule, palette=legible(num_classes)))
 
 
 @functools.cache
@@ -137,7 +141,7 @@ def shipped_model() -> "LoadedModel":
 def explain(
     structures: Any,
     *,
-    rule: str | Rule = "deconvnet",
+    rule: str | Rule = "guided",
     orientation: Orientation = "standard",
     model: "LoadedModel | None" = None,
     symprec: float = 0.01,
@@ -147,7 +151,8 @@ def explain(
 
     Args:
         structures: anything :func:`~jaxclear.crystals.read` takes: files, ``ase.Atoms``, pymatgen structures, or many.
-        rule: a rule's name or a `jaxclear.Rule`.
+        rule: a rule's name or a `jaxclear.Rule`. The published crystal maps are guided; `deconvnet` responds nowhere
+            above zero in the shipped network.
         orientation: "standard" finds the standard conventional cell of each structure first; "as given" keeps its axes.
             A structure in which no symmetry is found keeps them in both cases; `orientations` says so.
         model: another network than the shipped one, as `jaxclear.models.load` returns it.
@@ -161,8 +166,8 @@ def explain(
     Example:
         >>> from ase.build import bulk
         >>> import jaxclear.crystals
-        >>> found = jaxclear.crystals.explain(bulk("Cu"))  # doctest: +SKIP
-        >>> found.class_names[found.predicted_class[0]]  # doctest: +SKIP
+        >>> found = jaxclear.crystals.explain(bulk("Cu"))
+        >>> found.class_names[found.predicted_class[0]]
         'fcc'
 
     Source: D. Kumar, Class Based Strategies for Understanding Neural Networks, University of Waterloo (2020), 3.4 and
@@ -210,7 +215,7 @@ def orient(
 def explain_clusters(
     clusters: Sequence[Crystal],
     *,
-    rule: str | Rule = "deconvnet",
+    rule: str | Rule = "guided",
     model: "LoadedModel | None" = None,
     progress: Callable[[int], None] | None = None,
 ) -> CrystalExplanation:
@@ -232,7 +237,7 @@ def explain_clusters(
 def explain_oriented(
     pieces: Sequence[OrientedCluster],
     *,
-    rule: str | Rule = "deconvnet",
+    rule: str | Rule = "guided",
     model: "LoadedModel | None" = None,
     progress: Callable[[int], None] | None = None,
 ) -> CrystalExplanation:
@@ -241,21 +246,9 @@ def explain_oriented(
     if not pieces:
         raise ValueError("expected at least one structure, got none")
     model = shipped_model() if model is None else model
-    kernel = compiled_kernel(model.apply, kernel_rule)
+    kernel = compiled_kernel(model.apply, kernel_rule, len(model.class_names))
     clusters = [piece.cluster for piece in pieces]
-    sizes = np.array([bucket(len(crystal.numbers)) for crystal in clusters])
-    order, results, done = [], [], 0
-    for size in np.unique(sizes):
-        members = np.flatnonzero(sizes == size)
-        for start in range(0, len(members), MAX_BATCH):
-            part = members[start : start + MAX_BATCH]
-            results.append(_run(kernel, model.variables, [clusters[i] for i in part]))
-            order.append(part)
-            done += len(part)
-            if progress is not None:
-                progress(done)
-    back = np.argsort(np.concatenate(order))
-    arrays: ExplanationArrays = jax.tree.map(lambda *parts: np.concatenate(parts)[back], *results)
+    arrays: ExplanationArrays = _batched(kernel, model.variables, clusters, progress)
     return CrystalExplanation(
         fingerprint=np.asarray(arrays.fingerprint),
         class_scores=np.asarray(arrays.clear.class_scores),
@@ -263,6 +256,7 @@ def explain_oriented(
         predicted_class=np.asarray(arrays.probabilities).argmax(axis=1),
         clear=arrays.clear,
         rgb=np.asarray(arrays.rgb),
+        colours=legible(len(model.class_names)),
         class_names=tuple(model.class_names),
         names=tuple(piece.name for piece in pieces),
         orientations=tuple(piece.orientation for piece in pieces),
@@ -271,7 +265,56 @@ def explain_oriented(
     )
 
 
-def _run(kernel: Kernel, variables: Any, clusters: list[Crystal]) -> ExplanationArrays:
+def class_probabilities(
+    clusters: Sequence[Crystal],
+    *,
+    model: "LoadedModel | None" = None,
+    progress: Callable[[int], None] | None = None,
+) -> Float[np.ndarray, "B K"]:
+    """Returns the class probabilities of finite clusters, without the maps that take most of the time.
+
+    Args:
+        clusters: as :func:`~jaxclear.crystals.cluster` cuts them.
+        model: another network than the shipped one.
+        progress: called with the number of clusters done.
+
+    Raises:
+        ValueError: for no clusters, or no shipped weights.
+    """
+    if not clusters:
+        raise ValueError("expected at least one structure, got none")
+    model = shipped_model() if model is None else model
+    return _batched(_probability_kernel(model.apply), model.variables, list(clusters), progress)
+
+
+@functools.lru_cache(maxsize=16)
+def _probability_kernel(apply: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    def kernel(variables: Any, positions: Array, species: Array, occupancies: Array) -> Array:
+        return jax.nn.softmax(scores_of(apply(variables, fingerprint_kernel(positions, species, occupancies))))
+
+    return jax.jit(kernel)
+
+
+def _batched(
+    kernel: Callable[..., Any], variables: Any, clusters: list[Crystal], progress: Callable[[int], None] | None
+) -> Any:
+    """The kernel's results for all clusters in their order, each bucket of sizes in batches, as host arrays."""
+    sizes = np.array([bucket(len(crystal.numbers)) for crystal in clusters])
+    order, results, done = [], [], 0
+    for size in np.unique(sizes):
+        members = np.flatnonzero(sizes == size)
+        for start in range(0, len(members), MAX_BATCH):
+            part = members[start : start + MAX_BATCH]
+            results.append(_run(kernel, variables, [clusters[i] for i in part]))
+            order.append(part)
+            done += len(part)
+            if progress is not None:
+                progress(done)
+    back = np.argsort(np.concatenate(order))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[back], *results)
+
+
+def _run(kernel: Callable[..., Any], variables: Any, clusters: list[Crystal]) -> Any:
     """One call of the kernel on a batch filled up to a power of two; the filling is cut off on the host."""
     count = len(clusters)
     rows = 1 << (count - 1).bit_length()

@@ -1,0 +1,150 @@
+"""`jaxclear classify`: the class of each structure in files, beside spglib's answer, and a picture for each."""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxclear.commands.terminal import Progress, complain, fitted, folder, one_line
+from jaxclear.crystals.cells import Orientation
+from jaxclear.crystals.classify import Classification, ClassificationReport, classify_oriented
+from jaxclear.crystals.explain import OrientedCluster, orient, shipped_model
+from jaxclear.crystals.structures import Crystal, read
+
+_CHUNK = 128
+"""Structures that are read before they are classified, so that memory does not grow with the files."""
+
+
+class _Work(NamedTuple):
+    """A structure that can be classified."""
+
+    file: str
+    crystal: Crystal
+    piece: OrientedCluster
+
+
+def run(options: argparse.Namespace) -> int:
+    """Classifies all files; returns the exit code."""
+    orientation: Orientation = "standard" if options.orientation == "standard" else "as given"
+    out = None if options.no_pictures or (options.json and options.out is None) else options.out or options.default_out
+    progress = Progress()
+    model = shipped_model()
+    failures: list[dict[str, str]] = []
+    entries: list[dict[str, Any]] = []
+    footnotes: dict[str, int] = {}
+    for chunk in _chunks(options.files, orientation, failures, progress):
+        progress.show(f"classifying {len(chunk)} structures", force=True)
+        report = classify_oriented(
+            [work.crystal for work in chunk],
+            [work.piece for work in chunk],
+            rule=options.rule,
+            model=model,
+            asked=orientation,
+            progress=lambda done: progress.show(f"{len(entries) + done} structures"),
+        )
+        pictures = _draw(report, out, len(entries), progress) if out else [None] * len(chunk)
+        progress.clear()
+        if not options.json:
+            _print_rows(report, footnotes, first=not entries)
+        for work, result, picture in zip(chunk, report.results, pictures, strict=True):
+            entries.append(_entry(work, result, picture))
+    progress.clear()
+    if options.json:
+        from jaxclear import __version__
+
+        weights = {"network": "crystal", "sha256": model.metadata["sha256"]}
+        document = {"jaxclear": __version__, "weights": weights, "rule": options.rule}
+        print(json.dumps({**document, "structures": entries, "failed": failures}, indent=1, ensure_ascii=False))
+    elif entries:
+        for note, number in footnotes.items():
+            print(f"[{number}] {note}")
+        if out:
+            print(f"pictures: {out}{'/' * (not str(out).endswith('/'))}")
+    return (1 if entries else 2) if failures else 0
+
+
+def _chunks(
+    files: list[str], orientation: Orientation, failures: list[dict[str, str]], progress: Progress
+) -> Iterator[list[_Work]]:
+    """The usable structures of the files, some at a time; what cannot be used is told and noted."""
+    chunk: list[_Work] = []
+    for number, file in enumerate(files, start=1):
+        progress.show(f"reading {number}/{len(files)}  {Path(file).name}")
+        for crystal in _attempt(lambda file=file: read(file), file, failures, progress) or ():
+            piece = _attempt(lambda c=crystal: orient(c, orientation=orientation), file, failures, progress)
+            if piece is not None:
+                chunk.append(_Work(file, crystal, piece))
+            if len(chunk) == _CHUNK:
+                yield chunk
+                chunk = []
+    if chunk:
+        yield chunk
+
+
+def _attempt(work: Any, file: str, failures: list[dict[str, str]], progress: Progress) -> Any:
+    """What `work()` returns, or None after its failure was told."""
+    try:
+        return work()
+    except (ValueError, OSError) as error:
+        message = one_line(error)
+        failures.append({"file": file, "error": message})
+        progress.clear()
+        complain(message if file in message else f"{file}: {message}")
+        return None
+
+
+def _print_rows(report: ClassificationReport, footnotes: dict[str, int], *, first: bool) -> None:
+    if first:
+        header = ("structure".ljust(30), "class".ljust(8), "prob.".rjust(8), "runner-up".ljust(9), "prob.".rjust(8))
+        print("  ".join((*header, "spglib (1e-5 Å)".ljust(24), "orientation")))
+    for result in report.results:
+        marks = "".join(f"[{footnotes.setdefault(note, len(footnotes) + 1)}]" for note in result.notes)
+        cells = (
+            fitted(result.name, 30),
+            result.predicted.ljust(8),
+            f"{result.probability:.5f}".rjust(8),
+            result.runner_up.ljust(9),
+            f"{result.runner_up_probability:.5f}".rjust(8),
+            str(result.spglib).ljust(24),
+            f"{result.orientation} {marks}".rstrip(),
+        )
+        print("  ".join(cells))
+    sys.stdout.flush()
+
+
+def _entry(work: _Work, result: Classification, picture: Path | None) -> dict[str, Any]:
+    return {
+        "file": work.file,
+        "name": result.name,
+        "class": result.predicted,
+        "probability": result.probability,
+        "runner_up": result.runner_up,
+        "runner_up_probability": result.runner_up_probability,
+        "probabilities": result.probabilities,
+        "spglib": result.spglib._asdict(),
+        "orientation": result.orientation,
+        "notes": list(result.notes),
+        "atoms": len(work.crystal.numbers),
+        "picture": None if picture is None else str(picture),
+    }
+
+
+def _draw(report: ClassificationReport, out: Path, offset: int, progress: Progress) -> list[Path]:
+    """Writes one picture a structure and returns their files."""
+    from jaxclear import plot
+
+    folder(out)
+    files = []
+    for index, result in enumerate(report.results):
+        progress.show(f"drawing {offset + index + 1}  {Path(result.name).name}")
+        name = re.sub(r"[^\w.@+-]+", "_", Path(result.name).name)
+        file = out / f"{offset + index + 1:04d}-{name[-80:]}.png"
+        note = f"spglib at its default tolerance: {result.spglib}"
+        if result.notes:
+            note += f"   ·   {result.notes[0]}"
+        plot.save(plot.crystal_figure(report.explanation, index, note=note), file)
+        files.append(file)
+    return files

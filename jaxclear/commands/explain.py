@@ -1,0 +1,265 @@
+"""`jaxclear explain`: CLEAR map, heat map and coverage of image files, for a published network or any function."""
+
+import argparse
+import importlib
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+import jaxclear
+from jaxclear import models
+from jaxclear.clear import ClearMap
+from jaxclear.commands.terminal import Progress, complain, folder, one_line
+from jaxclear.heatmaps import HeatMap, heat_rgb
+from jaxclear.palettes import legible
+
+MANY_CLASSES = 20
+"""Above so many classes one map is hard to read, and the `TOP` of each image are compared (the source, 6.1.1)."""
+TOP = 10
+
+Maps = Callable[[Any, Any], tuple[ClearMap, HeatMap | None]]
+
+
+class _Model(NamedTuple):
+    """What is explained."""
+
+    name: str
+    apply: Callable[[Any, Any], Any]
+    variables: Any
+    class_names: tuple[str, ...] | None
+    input_shape: tuple[int, int, int] | None
+    """Height, width and channels that images are brought to; None keeps their size."""
+    channels: int
+
+
+def run(options: argparse.Namespace) -> int:
+    """Explains all images; returns the exit code."""
+    model = _model(options)
+    rule = options.rule or ("guided" if model.name == "crystal" else "deconvnet")
+    out = folder(options.out or options.default_out)
+    if model.input_shape is not None:
+        height, width, channels = model.input_shape
+        colour = "grey" if channels == 1 else "RGB"
+        print(f"{model.name}: images are turned to {colour} and resized to {width} x {height} pixels")
+    progress = Progress()
+    prepared: tuple[Maps, tuple[str, ...]] | None = None
+    done = 0
+    for number, file in enumerate(options.images, start=1):
+        progress.show(f"explaining {number}/{len(options.images)}  {Path(file).name}", force=True)
+        try:
+            image = read_image(file, model.channels, model.input_shape)
+        except (ValueError, OSError) as error:
+            progress.clear()
+            complain(error)
+            continue
+        if prepared is None:
+            count = _report_coverage(model, rule, image, progress)
+            prepared = _maps(model, rule, count), _names(options.classes, model, count)
+        words = _explain(model, *prepared, rule, image, Path(file), out / _file_name(done + 1, file))
+        progress.clear()
+        print(words, flush=True)
+        done += 1
+    progress.clear()
+    if done:
+        print(f"pictures: {out}")
+    return 0 if done == len(options.images) else 1 if done else 2
+
+
+def _model(options: argparse.Namespace) -> _Model:
+    """The network and its variables.
+
+    Raises:
+        ValueError: an unknown name, a module or function that is not there, or weights that do not fit.
+    """
+    if ":" not in options.model:
+        if options.model not in models.names():
+            raise ValueError(
+                f"expected --model as one of {', '.join(models.names())}, or as module:function, got {options.model!r}"
+            )
+        loaded = models.load(options.model, options.weights)
+        shape = loaded.input_shape
+        return _Model(options.model, loaded.apply, loaded.variables, loaded.class_names, shape, shape[-1])
+    module_name, _, function_name = options.model.partition(":")
+    apply = _imported(module_name, function_name)
+    variables = {} if options.weights is None else models.load_weights(options.weights).variables
+    return _Model(options.model, apply, jax.tree.map(jnp.asarray, variables), None, None, options.channels)
+
+
+def _imported(module_name: str, function_name: str) -> Callable[[Any, Any], Any]:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        value = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module raises
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        raise ValueError(f"expected a module to import, got {module_name!r}: {kind}{error}") from error
+    for part in function_name.split("."):
+        if not hasattr(value, part):
+            raise ValueError(
+                f"expected a function of module {module_name!r}, got {function_name!r}: it has no {part!r}"
+            )
+        value = getattr(value, part)
+    if not callable(value):
+        raise ValueError(f"expected a function apply(variables, images), got {function_name!r}: {type(value).__name__}")
+    return value
+
+
+def read_image(file: str, channels: int, input_shape: tuple[int, int, int] | None = None) -> Float[np.ndarray, "H W C"]:
+    """Returns an image file as float32 in [0, 1].
+
+    Args:
+        file: anything Pillow reads; 16-bit images are divided by 65535, floating-point ones have to be in [0, 1].
+        channels: 1 for grey or 3 for RGB.
+        input_shape: height, width and channels to resize to (bilinear); None keeps the size.
+
+    Raises:
+        ValueError: no image, or values that are not finite or outside [0, 1].
+    """
+    from PIL import Image
+
+    if Path(file).is_dir():
+        raise ValueError(f"{file}: expected an image file, got a folder; name the files in it")
+    if not Path(file).exists():
+        raise ValueError(f"{file}: expected an image file, got no such file; check the name")
+    try:
+        with Image.open(file) as opened:
+            opened.load()
+            picture = opened
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}".replace(f" '{file}'", "")
+        raise ValueError(
+            f"{file}: expected an image that Pillow reads, got another or a damaged file ({reason})"
+        ) from error
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        values = np.asarray(picture, np.float32) / (1 if picture.mode == "F" else 65535)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{file}: expected finite values, got NaN or infinity; repair the image")
+        if values.min() < 0 or values.max() > 1:
+            raise ValueError(
+                f"{file}: expected values in [0, 1], got {values.min():g} to {values.max():g}; scale the image"
+            )
+        planes = [Image.fromarray(values)] * channels
+    else:
+        planes = picture.convert("L" if channels == 1 else "RGB").split()
+    if input_shape is not None:
+        size = input_shape[1], input_shape[0]
+        planes = [plane.resize(size, Image.Resampling.BILINEAR) for plane in planes]
+    scale = 1 if planes[0].mode == "F" else 255
+    return np.stack([np.asarray(plane, np.float32) / scale for plane in planes], axis=-1)
+
+
+def _report_coverage(model: _Model, rule: str, image: Float[np.ndarray, "H W C"], progress: Progress) -> int:
+    """Prints what the rule replaces, and returns the number of classes."""
+    shape = jax.ShapeDtypeStruct((1, *image.shape), jnp.float32)
+    report, outputs = _blaming(
+        model,
+        lambda: (
+            jaxclear.coverage(model.apply, model.variables, shape, rule=rule),
+            jax.eval_shape(model.apply, model.variables, shape),
+        ),
+    )
+    if not hasattr(outputs, "shape") or len(outputs.shape) < 2:
+        raise ValueError(f"expected {model.name} to return class maps (B, *map, K) or logits (B, K), got {outputs}")
+    progress.clear()
+    print(report)
+    return outputs.shape[-1]
+
+
+def _blaming(model: _Model, work: Callable[[], Any]) -> Any:
+    """What `work()` returns; errors of the user's function become one message with its name.
+
+    Raises:
+        ValueError: the function failed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", jaxclear.UnmatchedNonlinearityWarning)
+            return work()
+    except Exception as error:  # whatever a user's function raises
+        reason = one_line(error)
+        if isinstance(error, ValueError) and reason.startswith("expected "):
+            raise
+        raise ValueError(
+            f"expected {model.name} to work as apply(variables, images), got {type(error).__name__}: {reason[:300]}"
+        ) from error
+
+
+def _names(given: str | None, model: _Model, count: int) -> tuple[str, ...]:
+    names = tuple(given.split(",")) if given else model.class_names or tuple(str(k) for k in range(count))
+    if len(names) != count:
+        raise ValueError(f"expected {count} names in --classes, one a class of {model.name}, got {len(names)}")
+    return names
+
+
+def _maps(model: _Model, rule: str, count: int) -> Maps:
+    top_k = TOP if count > MANY_CLASSES else None
+    clear = jaxclear.clear_map(model.apply, rule=rule, top_k=top_k, on_unmatched="ignore")
+    heat = None if count < 2 else jaxclear.heat_map(model.apply, rule=rule, on_unmatched="ignore")
+    return lambda variables, images: (clear(variables, images), None if heat is None else heat(variables, images))
+
+
+def _explain(
+    model: _Model,
+    maps: Maps,
+    names: tuple[str, ...],
+    rule: str,
+    image: Float[np.ndarray, "H W C"],
+    source: Path,
+    target: Path,
+) -> str:
+    """Writes the picture of one image and returns what to print."""
+    from jaxclear import plot
+    from jaxclear.drawing import class_shares, percent, shares_text
+
+    images = jnp.asarray(image)[None]
+    clear, heat = _blaming(model, lambda: maps(model.variables, images))
+    scores = np.asarray(clear.class_scores[0], np.float64)
+    if not np.isfinite(scores).all():
+        raise ValueError(f"expected finite class scores for {source}, got {scores.tolist()[:8]}; check the weights")
+    probabilities = np.asarray(jax.nn.softmax(scores))
+    colours = _colours(probabilities)
+    coloured = jaxclear.to_rgb(clear, palette=colours)
+    panels = [("CLEAR map", coloured[0]), ("CLEAR map on the image", jaxclear.overlay(coloured, images)[0])]
+    order = np.argsort(-probabilities, kind="stable")
+    first = int(order[0])
+    if heat is not None:
+        panels.append((f"hot: for {names[first]} · green: against", heat_rgb(heat)[0]))
+    shares = class_shares(clear.dominant_class[0], clear.dominant_response[0], len(names))
+    figure = plot.image_figure(
+        image,
+        [(words, np.asarray(panel)) for words, panel in panels],
+        title=f"{source.name}: {names[first]} ({percent(float(probabilities[first]))})  ·  {model.name}, rule {rule}",
+        class_names=names,
+        probabilities=probabilities,
+        shares=shares,
+        colours=colours,
+    )
+    plot.save(figure, target)
+    words = f"{source}: {names[first]} {probabilities[first]:.4f}"
+    if len(names) > 1:
+        second = int(order[1])
+        words += f", then {names[second]} {probabilities[second]:.4f}"
+    return f"{words}; response: {shares_text(shares, names)}; {target.name}"
+
+
+def _colours(probabilities: Float[np.ndarray, " K"]) -> Float[np.ndarray, "K 3"]:
+    """Each class's colour; of many classes only the compared ones have one, far apart."""
+    count = len(probabilities)
+    if count <= MANY_CLASSES:
+        return legible(count)
+    colours = np.full((count, 3), 0.5, np.float32)
+    colours[np.sort(np.argsort(-probabilities, kind="stable")[:TOP])] = legible(TOP)
+    return colours
+
+
+def _file_name(number: int, source: str) -> str:
+    return f"{number:04d}-{re.sub(r'[^0-9A-Za-z_.+-]+', '_', Path(source).stem)[-80:]}.png"

@@ -1,0 +1,70 @@
+"""What all commands share: messages and progress on standard error, tables on standard output."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+_CLEAR = "\r\x1b[K"
+
+
+class Progress:
+    """A live line on standard error, when that is a terminal; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._shown = 0.0
+
+    def show(self, words: str, *, force: bool = False) -> None:
+        """Replaces the line, at most ten times a second unless `force` is given."""
+        now = time.monotonic()
+        if self._live and (force or now - self._shown > 0.1):
+            self._shown = now
+            sys.stderr.write(f"{_CLEAR}{words}")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Wipes the line, before anything else is printed."""
+        if self._live:
+            sys.stderr.write(_CLEAR)
+            sys.stderr.flush()
+
+
+def one_line(error: BaseException | str) -> str:
+    """Returns a message on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def complain(message: BaseException | str) -> None:
+    """Prints one line about something that went wrong."""
+    print(f"jaxclear: error: {one_line(message)}", file=sys.stderr)
+
+
+def fitted(words: str, width: int) -> str:
+    """Returns text of that width: filled up, or its end after an ellipsis."""
+    return words.ljust(width) if len(words) <= width else "…" + words[1 - width :]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Returns rows in columns under a header; the first `left` columns are flush left, the others flush right."""
+    widths = [max(len(row[k]) for row in (header, *rows)) for k in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if k < left else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (header, *rows)
+    ]
+    return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def folder(path: Path) -> Path:
+    """Returns a folder for results, made if it is not there.
+
+    Raises:
+        ValueError: it cannot be made, or is a file.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"expected a folder for the results, got {str(path)!r}: {error.strerror or error}") from error
+    return path
