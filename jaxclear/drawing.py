@@ -36,6 +36,7 @@ def heading(figure: "Figure", words: str, *, y: float, size: float) -> None:
 def draw_image(axis: "Axes", image: Float[np.ndarray, "H W 3"], *, upper: bool = False) -> None:
     """Draws an image without ticks; `upper` puts its first row at the top."""
     axis.imshow(np.clip(image, 0, 1), origin="upper" if upper else "lower", interpolation="nearest")
+    axis.set_anchor("N")
     _bare(axis)
 
 

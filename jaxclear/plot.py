@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
     from jaxclear.crystals import CrystalExplanation
 
+READING = (
+    "CLEAR map: the colour is the class that responds most at this point, the brightness how strongly; black: none."
+)
+
 
 def save(figure: "Figure", path: str | os.PathLike[str], *, dpi: int = 110) -> None:
     """Writes a figure as PNG.
@@ -57,7 +61,7 @@ def crystal_figure(
         found: explanations, as `jaxclear.crystals.explain` returns them.
         index: which of them.
         title: by default the structure's name and its class.
-        note: a line in small print at the bottom.
+        note: a line in small print at the bottom, instead of how to read the map.
         missing: positions of removed atoms (Å), drawn as rings.
     """
     predicted = int(found.predicted_class[index])
@@ -65,8 +69,7 @@ def crystal_figure(
     answer = f"{found.class_names[predicted]} ({percent(probability)})"
     figure = new_figure(12.4, 4.3)
     heading(figure, title or f"{short(found.names[index])}: {answer}", y=0.955, size=14)
-    if note:
-        figure.text(0.012, 0.03, note, color=MUTED, fontsize=8.5, va="center")
+    figure.text(0.012, 0.035, note or READING, color=MUTED, fontsize=8.5, va="center")
     _crystal_panels(figure, found, index, missing)
     return figure
 

@@ -30,6 +30,8 @@ def run(options: argparse.Namespace) -> int:
     """Classifies all files; returns the exit code."""
     orientation: Orientation = "standard" if options.orientation == "standard" else "as given"
     out = None if options.no_pictures or (options.json and options.out is None) else options.out or options.default_out
+    if out is not None:
+        folder(out, make=False)
     progress = Progress()
     model = shipped_model()
     failures: list[dict[str, str]] = []

@@ -242,6 +242,7 @@ def _explain(
         probabilities=probabilities,
         shares=shares,
         colours=colours,
+        most=MANY_CLASSES if len(names) <= MANY_CLASSES else TOP,
     )
     plot.save(figure, target)
     words = f"{source}: {names[first]} {probabilities[first]:.4f}"

@@ -57,14 +57,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
     return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def folder(path: Path) -> Path:
+def folder(path: Path, *, make: bool = True) -> Path:
     """Returns a folder for results, made if it is not there.
+
+    Args:
+        path: its name.
+        make: False only checks that it is no file.
 
     Raises:
         ValueError: it cannot be made, or is a file.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if make or path.exists():
+            path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"expected a folder for the results, got {str(path)!r}: {error.strerror or error}") from error
     return path

@@ -207,6 +207,10 @@ def _notes(crystal: Crystal, piece: OrientedCluster, asked: Orientation, symprec
             f"space group {piece.space_group} at {symprec:g} Å is none of the network's classes; it has to name one of "
             "them all the same"
         )
+    if len(set(piece.cluster.numbers.tolist())) > 1:
+        notes.append(
+            "a compound: the network has learnt from elements alone, and may name the lattice of all its atoms"
+        )
     count = len(piece.cluster.numbers)
     if count > 256:
         notes.append(f"{count} atoms in the beam; the network has learnt from 128 to 256")

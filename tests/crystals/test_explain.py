@@ -1,0 +1,224 @@
+"""Explaining crystals: one compiled call, the same answers in any company, and what is said about orientation."""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase.build import bulk, fcc111, molecule
+from ase.collections import dcdft
+
+import jaxclear
+from jaxclear import crystals, models
+from jaxclear.crystals.cells import pad
+from jaxclear.crystals.classify import SPGLIB_SYMPREC, spglib_answer
+from jaxclear.crystals.explain import class_probabilities, explain_oriented, orient, shipped_model
+from jaxclear.palettes import legible
+
+
+class Compilations(logging.Handler):
+    """The names of what JAX compiles while this is in use."""
+
+    def __enter__(self):
+        self.names = []
+        self._context = jax.log_compiles()
+        self._context.__enter__()
+        logging.getLogger("jax").addHandler(self)
+        return self
+
+    def __exit__(self, *failure):
+        logging.getLogger("jax").removeHandler(self)
+        self._context.__exit__(*failure)
+
+    def emit(self, record):
+        message = record.getMessage()
+        if message.startswith("Finished XLA compilation of "):
+            self.names.append(message.split()[4])
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A quick network of the crystal network's kind, in place of the shipped one."""
+
+    def apply(variables, images):
+        maps = jax.nn.relu(jax.lax.conv(images.transpose(0, 3, 1, 2), variables["first"], (4, 4), "SAME"))
+        return maps.reshape(len(images), -1) @ variables["last"]
+
+    first, last = jax.random.split(jax.random.key(0))
+    variables = {
+        "first": jax.random.normal(first, (4, 3, 5, 5)),
+        "last": jax.random.normal(last, (16 * 16 * 4, 7)) / 30,
+    }
+    jax.block_until_ready(variables)
+    return models.load("crystal")._replace(apply=apply, variables=variables)
+
+
+def test_one_executable_from_atoms_to_colours(small):
+    structures = [bulk("Cu"), bulk("Fe"), bulk("Si")]
+    with Compilations() as compiled:
+        first = crystals.explain(structures, model=small)
+    assert compiled.names == ["jit(kernel)"]
+    with Compilations() as compiled:
+        second = crystals.explain([bulk("Al"), bulk("W"), bulk("Ge")], model=small)
+    assert compiled.names == []
+    assert first.rgb.shape == second.rgb.shape == (3, 64, 64, 3)
+
+
+def test_the_call_is_one_program_without_the_host(small):
+    kernel = jax.jit(crystals.explain_kernel(small.apply))
+    atoms = crystals.prepare([bulk("Cu"), bulk("Fe")])
+    text = kernel.lower(small.variables, *atoms).compile().as_text()
+    assert text.count("ENTRY") == 1
+    assert not any(word in text for word in ("infeed", "outfeed", "callback"))
+    with jax.transfer_guard("disallow"):
+        found = kernel(small.variables, *jax.device_put(tuple(atoms)))
+    assert found.rgb.shape == (2, 64, 64, 3)
+
+
+def test_the_steps_one_by_one_give_the_same(small):
+    structures = [bulk("Cu"), bulk("Mg")]
+    found = crystals.explain(structures, model=small, rule="backprop")
+    images = crystals.fingerprint(structures)
+    np.testing.assert_allclose(found.fingerprint, images, atol=1e-6)
+    clear = jaxclear.clear_map(small.apply, rule="backprop")(small.variables, jnp.asarray(images))
+    np.testing.assert_allclose(found.class_scores, clear.class_scores, rtol=1e-4, atol=1e-4)
+    assert np.mean(found.clear.dominant_class == clear.dominant_class) > 0.995
+    np.testing.assert_allclose(found.probabilities, jax.nn.softmax(found.class_scores), rtol=1e-4, atol=1e-6)
+    expected = jaxclear.to_rgb(jax.tree.map(jnp.asarray, found.clear), palette=legible(7))
+    np.testing.assert_allclose(found.rgb, expected, atol=1e-5)
+    np.testing.assert_array_equal(found.predicted_class, found.class_scores.argmax(1))
+
+
+def test_answers_do_not_depend_on_company_or_order(small):
+    large = bulk("Cu", cubic=True) * (4, 4, 4)
+    large.rattle(0.05, seed=0)
+    structures = [bulk("Cu"), large, bulk("Fe"), bulk("Po", "sc", a=3.35), bulk("Si")]
+    together = crystals.explain(structures, model=small)
+    assert [len(piece.numbers) for piece in together.clusters][1] == 256
+    for row, structure in enumerate(structures):
+        alone = crystals.explain(structure, model=small)
+        np.testing.assert_allclose(together.fingerprint[row], alone.fingerprint[0], atol=2e-6)
+        np.testing.assert_allclose(together.probabilities[row], alone.probabilities[0], atol=1e-5)
+    quick = class_probabilities(list(together.clusters), model=small)
+    np.testing.assert_allclose(quick, together.probabilities, atol=1e-5)
+
+
+def test_more_structures_than_a_batch(small):
+    seen = []
+    pieces = [orient(crystal) for crystal in crystals.read([bulk("Cu"), bulk("Fe")] * 17)]
+    found = explain_oriented(pieces, model=small, progress=seen.append)
+    assert seen[-1] == 34
+    assert len(seen) == 2
+    np.testing.assert_allclose(found.probabilities[32], found.probabilities[0], atol=1e-5)
+
+
+def test_the_kernel_can_be_exported_and_sharded(small):
+    kernel = crystals.explain_kernel(small.apply, rule="linear")
+    atoms = tuple(map(jnp.asarray, crystals.prepare([bulk("Cu"), bulk("Fe")])))
+    expected = jax.jit(kernel)(small.variables, *atoms)
+    exported = jax.export.export(jax.jit(functools.partial(kernel, small.variables)))(*atoms)
+    np.testing.assert_allclose(exported.call(*atoms)[1], expected.probabilities, atol=1e-5)
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.PartitionSpec("batch")
+    spread = jax.shard_map(
+        functools.partial(kernel, small.variables), mesh=mesh, in_specs=(rows, rows, rows), out_specs=rows
+    )
+    np.testing.assert_allclose(jax.jit(spread)(*atoms).probabilities, expected.probabilities, atol=1e-5)
+
+
+def test_what_is_known_of_the_orientation(small):
+    shaken = bulk("Cu", cubic=True) * (3, 3, 3)
+    shaken.rattle(0.05, seed=0)
+    turned = bulk("Cu", cubic=True)
+    turned.rotate(20, "z", rotate_cell=True)
+    found = crystals.explain([shaken, turned], model=small)
+    assert found.orientations == ("as given", "standard")
+    assert found.space_groups == (1, 225)
+    kept = crystals.explain(turned, model=small, orientation="as given")
+    assert kept.orientations == ("as given",)
+    assert kept.space_groups == (None,)
+    assert np.abs(kept.fingerprint - found.fingerprint[1]).max() > 0.1
+
+
+def test_the_shipped_network_names_the_classes_and_responds():
+    found = crystals.explain([dcdft[name] for name in ("In", "Mg", "Po", "Cu", "Si", "Fe")])
+    assert [found.class_names[k] for k in found.predicted_class] == ["bct139", "hex/rh", "sc", "fcc", "diamond", "bcc"]
+    assert np.all(found.rgb.max(axis=(1, 2, 3)) > 0.5)
+    assert shipped_model() is shipped_model()
+
+
+def test_classification_in_words():
+    shaken = bulk("Cu", cubic=True) * (3, 3, 3)
+    shaken.rattle(0.05, seed=0)
+    report = crystals.classify([bulk("Cu"), shaken, dcdft["Ga"], fcc111("Al", (1, 1, 3), vacuum=8)])
+    copper, kept, gallium, slab = report.results
+    assert (copper.predicted, copper.orientation, copper.notes) == ("fcc", "standard", ())
+    assert copper.probability > 0.99 > copper.runner_up_probability
+    assert str(copper.spglib) == "Fm-3m (225) = fcc"
+    assert copper.spglib.symprec == SPGLIB_SYMPREC
+    assert "kept as given (no axes to turn to: space group 1 at 0.01 Å)" in kept.notes[0]
+    assert gallium.spglib.class_name is None
+    assert "none of the network's classes" in gallium.notes[0]
+    assert "without three periods" in slab.notes[0]
+    assert str(slab.spglib) == "no space group"
+    assert report.version == jaxclear.__version__
+    assert report.weights == shipped_model().metadata["sha256"]
+    assert set(report.seconds) == {"symmetry", "network"}
+
+
+def test_compounds_and_large_structures_are_pointed_out(small):
+    salt = bulk("NaCl", "rocksalt", a=5.64)
+    large = bulk("Cu", cubic=True) * (5, 5, 5)
+    large.rattle(0.05, seed=0)
+    notes = [result.notes for result in crystals.classify([salt, large], model=small).results]
+    assert "a compound" in notes[0][0]
+    assert "500 atoms in the beam" in notes[1][-1]
+
+
+def test_spglib_at_its_default_tolerance():
+    assert spglib_answer(crystals.read(bulk("Fe"))[0]).symbol == "Im-3m"
+    moved = bulk("Fe", cubic=True)
+    moved.positions[1, 0] += 1e-4
+    assert spglib_answer(crystals.read(moved)[0]).class_name is None
+
+
+def test_damage_is_seeded_and_in_its_units():
+    whole = crystals.cluster(crystals.read(bulk("Cu", cubic=True))[0])
+    thinned = crystals.vacancies(whole, 0.25, seed=1)
+    assert len(thinned.numbers) == round(0.75 * len(whole.numbers))
+    np.testing.assert_array_equal(thinned.positions, crystals.vacancies(whole, 0.25, seed=1).positions)
+    assert not np.array_equal(thinned.positions, crystals.vacancies(whole, 0.25, seed=2).positions)
+    moved = crystals.displacements(whole, 0.06, seed=1)
+    assert (moved.positions - whole.positions).std() == pytest.approx(0.06, rel=0.15)
+    np.testing.assert_array_equal(crystals.vacancies(whole, 0, seed=0).positions, whole.positions)
+    np.testing.assert_array_equal(crystals.displacements(whole, 0, seed=0).positions, whole.positions)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: crystals.explain(bulk("Cu"), rule="other"), "expected rule to be one of"),
+        (lambda: crystals.explain(bulk("Cu"), orientation="up"), 'expected orientation "standard" or "as given"'),
+        (lambda: crystals.explain([]), "at least one structure"),
+        (lambda: crystals.explain_clusters([]), "at least one structure"),
+        (lambda: class_probabilities([]), "at least one structure"),
+        (lambda: crystals.explain(molecule("H2O")), "give the lattice vectors"),
+        (lambda: crystals.explain_kernel(lambda v, x: x, rule="other"), "expected rule"),
+        (lambda: crystals.vacancies(crystals.read(bulk("Cu"))[0], 1.0, seed=0), "fraction of vacancies"),
+        (lambda: crystals.displacements(crystals.read(bulk("Cu"))[0], -1.0, seed=0), "sigma"),
+    ],
+)
+def test_bad_input(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_padding_changes_nothing(small):
+    cluster = orient(crystals.read(bulk("Cu"))[0]).cluster
+    atoms = pad([cluster])
+    longer = [np.pad(v, [(0, 0), (0, 40)] + [(0, 0)] * (v.ndim - 2)) for v in atoms]
+    kernel = jax.jit(crystals.explain_kernel(small.apply))
+    short, long = kernel(small.variables, *atoms), kernel(small.variables, *longer)
+    np.testing.assert_allclose(short.fingerprint, long.fingerprint, atol=1e-6)
