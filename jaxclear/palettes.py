@@ -15,8 +15,10 @@ def legible(num_classes: int) -> Float[np.ndarray, "K 3"]:
     The published composition (eq. 5.6) is fully saturated: its blue peaks all but vanish on a black map.
 
     Example:
-        >>> legible(3).round(2).tolist()
-        [[1.0, 0.16, 0.16], [0.0, 1.0, 0.0], [0.29, 0.29, 1.0]]
+        >>> print(legible(3).round(2))
+        [[1.   0.16 0.16]
+         [0.   1.   0.  ]
+         [0.29 0.29 1.  ]]
     """
     colours = palette_rgb(None, num_classes).astype(np.float64)
     luminance = colours @ _LUMINANCE

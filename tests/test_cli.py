@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import ase.io
@@ -324,10 +323,10 @@ def test_an_interrupt_ends_quietly(capsys, monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_signal_ends_the_program_without_a_traceback(files):
-    process = script("classify", *["Cu.cif"] * 400, cwd=files)
-    time.sleep(3)
+    process = script("classify", "--no-pictures", *["Cu.cif"] * 1500, cwd=files)
+    assert process.stdout.readline().startswith("structure")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in err
 
@@ -338,7 +337,7 @@ def test_a_closed_pipe_ends_quietly(files):
     process.stdout.close()
     err = process.stderr.read()
     process.stderr.close()
-    assert process.wait(timeout=60) == 141
+    assert process.wait(timeout=120) == 141
     assert err == ""
 
 
