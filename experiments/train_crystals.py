@@ -3,17 +3,19 @@
 Source: A. Ziletti, D. Kumar, M. Scheffler, L. Ghiringhelli, "Insightful classification of crystal structures using deep
     learning", Nat. Commun. 9, 2775 (2018); D. Kumar, "Class Based Strategies for Understanding Neural Networks",
     University of Waterloo (2020), tables 3.1 and 3.2.
-Command: python -m experiments.train_crystals STRUCTURES [--workdir DIR] [--ship]
+Command: python -m experiments.train_crystals STRUCTURES --seed 2 [--workdir DIR] [--ship]
     STRUCTURES is a folder, an archive or a file of crystal structures; spglib labels them. With --ship the weights and
-    the results go into the package and into experiments/results/.
-Run time: 2 minutes to read and label 9,313 POSCAR files, 1 to compute fingerprints, 6 to train (2 CPU cores).
+    the results go into the package and into experiments/results/. --recipe published trains without the decay below.
+Run time: 14 minutes on 2 busy CPU cores for 9,313 POSCAR files, half of it training.
 Published: 100 % on pristine structures and on each damaged column of table 3.2, with a random 90/10 split.
 Own figure: experiments/results/train_crystals.json, on elements kept out of training.
 
-Deviation from the source: the split is by element (a random split puts copies of one structure on both sides), and the
-form factors are those of the element itself. Everything else is as published: Adam at 1e-3, batches of 32, 5 epochs,
-cross-entropy, no augmentation, pristine structures only. Structures within 3 % of a geometry of another class stay in
-training and are reported apart.
+Deviations from the source: the split is by element (a random split puts copies of one structure on both sides), the form
+factors are those of the element itself, and the learning rate falls to zero along a cosine: held constant, as published,
+validation with seed 0 went 100, 100, 99.8, 51.5, 99.8 % over the five epochs. As the decay was chosen on the validation
+elements of seed 0, the shipped network and its figures are those of seed 2, which was run once, afterwards. Everything
+else is as published: Adam at 1e-3, batches of 32, 5 epochs, cross-entropy, no augmentation, pristine structures only.
+Structures within 3 % of a geometry of another class stay in training and are reported apart.
 """
 
 import argparse
@@ -43,7 +45,10 @@ from jaxclear.models import weights
 PACKAGE_WEIGHTS = pathlib.Path(models.__file__).parent / "data" / "crystal.safetensors"
 RESULTS = pathlib.Path(__file__).parent / "results" / "train_crystals.json"
 
-PUBLISHED = training.TrainConfig(epochs=5, batch_size=32, learning_rate=1e-3)
+RECIPES = {
+    "published": training.TrainConfig(epochs=5, batch_size=32, learning_rate=1e-3),
+    "decayed": training.TrainConfig(epochs=5, batch_size=32, learning_rate=1e-3, decay="cosine"),
+}
 
 # Columns of table 3.2 that show the network's range; the whole table is an experiment of its own.
 DAMAGE: dict[str, Callable[[Crystal, int], Crystal]] = {
@@ -67,7 +72,7 @@ class Config:
 
     source: str
     validation_elements: int | tuple[str, ...] = 10
-    optimisation: training.TrainConfig = PUBLISHED
+    optimisation: training.TrainConfig = RECIPES["decayed"]
     split_seed: int = 0
 
 
@@ -91,6 +96,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     """
     workdir.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
+    made_by = provenance()  # now: the code that runs is the code that is there when it starts
     say = functools.partial(print, file=sys.stderr, flush=True) if progress else lambda *_: None
     dataset = datasets.load(config.source)
     dropped, unreadable = dict(dataset.dropped), len(dataset.failures)
@@ -134,10 +140,10 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
         "figures": figures,
         "history": [record._asdict() for record in fitted.history],
         "seconds": round(time.perf_counter() - started, 1),
-        **provenance(),
+        **made_by,
     }
     summary = {
-        "command": "python -m experiments.train_crystals STRUCTURES --ship",
+        "command": f"python -m experiments.train_crystals STRUCTURES --seed {config.split_seed}",
         "commit": results["commit"],
         "training": "pristine elemental solids, split by element",
         "accuracy": figures["pristine"]["network"],
@@ -201,11 +207,14 @@ def _percent(correct: np.ndarray, clear: np.ndarray) -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """Returns the commit, the device and the versions that a results file names."""
+    """Returns the commit (and whether the checkout differed from it), the device and the versions behind a run."""
     folder = pathlib.Path(__file__).parent
-    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=folder)
+    ask = functools.partial(subprocess.run, capture_output=True, text=True, check=False, cwd=folder)
+    found = ask(["git", "rev-parse", "HEAD"])
+    changed = ask(["git", "status", "--porcelain", "--untracked-files=no"])
     return {
         "commit": found.stdout.strip() or None,
+        "uncommitted_changes": bool(changed.stdout.strip()),
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {platform.system()}",
         "versions": {name: metadata.version(name) for name in ("jax", "flax", "optax", "numpy", "spglib", "ase")},
     }
@@ -216,10 +225,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="folder, archive or file of crystal structures")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("workdir/train_crystals"))
+    parser.add_argument("--seed", type=int, default=2, help="of the split, the weights and the damage")
+    parser.add_argument("--recipe", choices=tuple(RECIPES), default="decayed")
     parser.add_argument("--ship", action="store_true", help="write weights and results into the checkout")
     options = parser.parse_args(arguments)
     try:
-        results = run(Config(source=options.source), options.workdir)
+        recipe = dataclasses.replace(RECIPES[options.recipe], seed=options.seed)
+        results = run(Config(source=options.source, optimisation=recipe, split_seed=options.seed), options.workdir)
     except ValueError as error:
         sys.exit(f"train_crystals: error: {error}")
     if options.ship:
