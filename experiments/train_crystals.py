@@ -10,12 +10,12 @@ Run time: 14 minutes on 2 busy CPU cores for 9,313 POSCAR files, half of it trai
 Published: 100 % on pristine structures and on each damaged column of table 3.2, with a random 90/10 split.
 Own figure: experiments/results/train_crystals.json, on elements kept out of training.
 
-Deviations from the source: the split is by element (a random split puts copies of one structure on both sides), the form
-factors are those of the element itself, and the learning rate falls to zero along a cosine: held constant, as published,
-validation with seed 0 went 100, 100, 99.8, 51.5, 99.8 % over the five epochs. As the decay was chosen on the validation
-elements of seed 0, the shipped network and its figures are those of seed 2, which was run once, afterwards. Everything
-else is as published: Adam at 1e-3, batches of 32, 5 epochs, cross-entropy, no augmentation, pristine structures only.
-Structures within 3 % of a geometry of another class stay in training and are reported apart.
+Deviations from the source: the split is by element (a random split puts copies of one structure on both sides), the
+form factors are those of the element itself, and the learning rate falls to zero along a cosine: held constant, as
+published, validation with seed 0 went 100, 100, 99.8, 51.5, 99.8 % over the five epochs. As the decay was chosen on the
+validation elements of seed 0, the shipped network and its figures are those of seed 2, which was run once, afterwards.
+Everything else is as published: Adam at 1e-3, batches of 32, 5 epochs, cross-entropy, no augmentation, pristine
+structures only. Structures within 3 % of a geometry of another class stay in training and are reported apart.
 """
 
 import argparse

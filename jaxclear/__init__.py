@@ -2,9 +2,10 @@
 
 from jaxclear.clear import ClearMap, clear_map, overlay, to_rgb
 from jaxclear.heatmaps import HeatMap, binary_map, binary_rgb, heat_map, heat_rgb
-from jaxclear.responses import UnitResponses, class_responses, coverage, layers, unit_responses, with_rule
+from jaxclear.responses import class_responses, coverage, layers, with_rule
 from jaxclear.rules import RULES, Rule
 from jaxclear.trace import Coverage, CoverageEntry, UnmatchedNonlinearity, UnmatchedNonlinearityWarning
+from jaxclear.units import UnitResponses, unit_responses
 
 __version__ = "0.1.0"
 __all__ = [

@@ -277,3 +277,14 @@ def test_models_on_a_mesh_keep_their_shardings():
     expected = jaxclear.clear_map(apply)(variables, images)
     found = jaxclear.clear_map(apply)(variables, jax.device_put(images, sharding))
     assert np.array_equal(found.dominant_class, expected.dominant_class)
+
+
+def test_convolutions_in_the_loop_over_classes_have_the_layout_that_is_fast():
+    apply, variables, images = small_network(num_classes=6)
+    explain = jax.jit(jaxclear.clear_map(apply, class_block=1))
+    program = explain.lower(variables, images).as_text()
+    convolutions = [line for line in program.splitlines() if "stablehlo.convolution" in line]
+    in_loop = program[program.index("stablehlo.while") :]
+    assert "stablehlo.convolution" in in_loop
+    assert len(convolutions) >= 4
+    assert all("x[0, 1, i, o]->[b, 0, 1, f]" in line for line in convolutions)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import jaxclear
 import reference
@@ -19,6 +20,16 @@ def test_every_rule_equals_its_plain_loop_twin(rule, network):
     apply, variables = to_jax(layers)
     expected = reference.class_responses(layers, images[0], rule)
     responses = jaxclear.class_responses(apply, rule=rule)(variables, images)[:, 0]
+    np.testing.assert_allclose(responses, expected, atol=1e-5 * max(np.abs(expected).max(), 1e-30))
+
+
+@settings(deadline=None, max_examples=20, derandomize=True)
+@given(network=random_networks(), rule=st.sampled_from(list(jaxclear.RULES)))
+def test_one_class_at_a_time_equals_the_twin_too(network, rule):
+    layers, images = network
+    apply, variables = to_jax(layers)
+    expected = reference.class_responses(layers, images[0], rule)
+    responses = jaxclear.class_responses(apply, rule=rule, class_block=1)(variables, images)[:, 0]
     np.testing.assert_allclose(responses, expected, atol=1e-5 * max(np.abs(expected).max(), 1e-30))
 
 

@@ -5,6 +5,7 @@ through `jit`, `remat` and the like, `patterns` recognises rectifiers and max-po
 evaluates the jaxpr again with a rule in their place, `head` cuts off the class layer, `coverage` reports.
 """
 
+from jaxclear.trace.canonical import with_canonical_convolutions
 from jaxclear.trace.coverage import (
     Coverage,
     CoverageEntry,
@@ -29,4 +30,5 @@ __all__ = [
     "act_on",
     "per_image",
     "split_head",
+    "with_canonical_convolutions",
 ]
