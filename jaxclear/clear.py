@@ -55,7 +55,7 @@ def clear_map(
         rule: a rule's name or a `jaxclear.Rule`.
         classes: compare only these classes.
         top_k: compare only the `top_k` classes with the highest scores, in each image its own.
-        class_block: how many classes are worked on at once; at most 64 by default.
+        class_block: how many classes are worked on at once; chosen by the device by default.
         on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
 
     Raises:

@@ -48,7 +48,7 @@ def heat_map(
     Args:
         apply: `(variables, images)` -> class maps (B, *map, K) or logits (B, K), with two classes or more.
         rule: a rule's name or a `jaxclear.Rule`.
-        class_block: how many classes are worked on at once; at most 64 by default.
+        class_block: how many classes are worked on at once; chosen by the device by default.
         on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
 
     Raises:

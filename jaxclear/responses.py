@@ -32,10 +32,11 @@ Apply = Callable[[Any, Any], Any]
 
 _Carry = TypeVar("_Carry")
 
-# Class-and-image pixels, and classes, that one back-projection works on at a time unless the user says otherwise. XLA
-# runs convolutions inside a loop several times slower on a CPU, so blocks there are large and mostly there is but one.
-_BLOCK_PIXELS = 2**22
-_BLOCK_CLASSES = 64
+# Pixels (times classes) that one back-projection works on at a time unless the user says otherwise. On a CPU they have
+# to fit the cache: benchmarks/bench_class_blocks.py. On an accelerator they have to fill it.
+_BLOCK_PIXELS = {"cpu": 2**13}
+_ACCELERATOR_BLOCK_PIXELS = 2**22
+_MOST_CLASSES = 64
 
 
 def with_rule(apply: Apply, rule: str | Rule = "deconvnet", *, on_unmatched: OnUnmatched = "ignore") -> Apply:
@@ -114,7 +115,7 @@ def class_responses(
         apply: `(variables, images)` -> class maps (B, *map, K) or logits (B, K).
         rule: a rule's name or a `jaxclear.Rule`.
         classes: the classes to respond, in this order; all by default.
-        class_block: how many classes are worked on at once; at most 64 by default.
+        class_block: how many classes are worked on at once; chosen by the device by default.
         on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
 
     Raises:
@@ -255,8 +256,9 @@ def unblock(stacked: Float[Array, "n_blocks B block"], count: int) -> Float[Arra
 
 
 def default_block(pixels: int) -> int:
-    """Returns how many classes to work on at once for a batch with that many pixels."""
-    return min(_BLOCK_CLASSES, max(1, _BLOCK_PIXELS // pixels))
+    """Returns how many classes to work on at once for a batch with that many pixels, on the default device."""
+    budget = _BLOCK_PIXELS.get(jax.default_backend(), _ACCELERATOR_BLOCK_PIXELS)
+    return min(_MOST_CLASSES, max(1, budget // pixels))
 
 
 def transformation(apply: Apply, core: Callable[..., Any], *, class_block: int | None = None) -> Callable[..., Any]:

@@ -265,7 +265,7 @@ def temporary_bytes(num_classes, **options):
     return explain.lower(variables, images).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("options", [{"class_block": 5}, {"class_block": 5, "top_k": 10}], ids=str)
+@pytest.mark.parametrize("options", [{"class_block": 5}, {}, {"class_block": 5, "top_k": 10}], ids=str)
 def test_memory_does_not_grow_with_the_number_of_classes(options):
     assert temporary_bytes(1000, **options) <= 1.3 * temporary_bytes(10, **options)
 

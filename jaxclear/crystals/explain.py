@@ -26,8 +26,6 @@ from jaxclear.rules import Rule, resolve
 if TYPE_CHECKING:
     from jaxclear.models import LoadedModel
 
-ALL_CLASSES = 64
-"""A block that holds the classes of any crystal network."""
 MAX_BATCH = 32
 """Most structures in one compiled call."""
 
@@ -108,8 +106,7 @@ def explain_kernel(
         >>> found.rgb.shape, found.probabilities.shape
         ((1, 64, 64, 3), (1, 7))
     """
-    # All classes in one block: on a CPU, XLA runs transposed convolutions many times slower inside a loop.
-    explained = clear_map(apply, rule=rule, class_block=ALL_CLASSES)
+    explained = clear_map(apply, rule=rule)
 
     def kernel(
         variables: Any,
