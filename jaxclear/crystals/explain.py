@@ -148,8 +148,7 @@ def explain(
 
     Args:
         structures: anything :func:`~jaxclear.crystals.read` takes: files, ``ase.Atoms``, pymatgen structures, or many.
-        rule: a rule's name or a `jaxclear.Rule`. The published crystal maps are guided; `deconvnet` responds nowhere
-            above zero in the shipped network.
+        rule: a rule's name or a `jaxclear.Rule`. The published crystal maps are guided.
         orientation: "standard" finds the standard conventional cell of each structure first; "as given" keeps its axes.
             A structure in which no symmetry is found keeps them in both cases; `orientations` says so.
         model: another network than the shipped one, as `jaxclear.models.load` returns it.
