@@ -19,11 +19,14 @@ from jaxclear.rules import Rule, resolve
 from jaxclear.trace import (
     ClassHead,
     Coverage,
+    FixedLeaves,
     OnUnmatched,
     Program,
     act_on,
+    is_array,
     per_image,
     split_head,
+    split_leaves,
     with_canonical_convolutions,
 )
 
@@ -271,19 +274,14 @@ def transformation(apply: Apply, core: Callable[..., Any], *, class_block: int |
     check_block(class_block)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def compiled(static: tuple[Any, ...], arrays: list[Any], images: Array, more: tuple[Any, ...]) -> Any:
-        treedef, fixed = static
-        leaves = iter(arrays)
-        variables = treedef.unflatten([next(leaves) if leaf is None else leaf[0] for leaf in fixed])
-        return core(variables, images, *more)
+    def compiled(fixed: FixedLeaves, arrays: list[Any], images: Array, more: tuple[Any, ...]) -> Any:
+        return core(fixed.join(arrays), images, *more)
 
     @functools.wraps(apply)
     def transformed(variables: Any, images: Any, *more: Any) -> Any:
         images = check_images(images)
-        leaves, treedef = jax.tree_util.tree_flatten(variables)
-        fixed = tuple(None if isinstance(leaf, jax.Array | np.ndarray | np.generic) else (leaf,) for leaf in leaves)
-        arrays = [leaf for leaf, held in zip(leaves, fixed, strict=True) if held is None]
-        return compiled((treedef, fixed), arrays, images, more)
+        arrays, fixed = split_leaves(variables)
+        return compiled(fixed, arrays, images, more)
 
     del transformed.__wrapped__  # the signature is the transformation's, not the network's
     return transformed
@@ -292,8 +290,6 @@ def transformation(apply: Apply, core: Callable[..., Any], *, class_block: int |
 def _trace_key(variables: Any, images: Any) -> Any:
     """Returns what a trace depends on: the trees, types and shapes of the arguments and JAX's own settings."""
     leaves, treedef = jax.tree_util.tree_flatten((variables, images))
-    kinds = tuple(
-        jax.typeof(leaf) if isinstance(leaf, jax.Array | np.ndarray | np.generic) else leaf for leaf in leaves
-    )
+    kinds = tuple(jax.typeof(leaf) if is_array(leaf) else leaf for leaf in leaves)
     settings = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision  # pyright: ignore
     return treedef, kinds, settings

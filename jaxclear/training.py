@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from jaxclear._progress import Progress
 from jaxclear.models import weights
+from jaxclear.responses import scores_of
 
 __all__ = [
     "EpochRecord",
@@ -35,7 +36,6 @@ __all__ = [
     "TrainingError",
     "evaluate",
     "fit",
-    "logits_of",
     "predict",
 ]
 
@@ -122,11 +122,6 @@ class _State(NamedTuple):
     statistics: Any
     optimizer: Any
     step: Any
-
-
-def logits_of(outputs: Float[Array, "B *maps K"]) -> Float[Array, "B K"]:
-    """The logits of a network's output: the spatial mean of class maps, or the output itself when it is logits."""
-    return outputs.mean(axis=tuple(range(1, outputs.ndim - 1))) if outputs.ndim > 2 else outputs
 
 
 def fit(
@@ -258,7 +253,7 @@ def evaluate(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _probabilities(apply: Callable[..., Any], variables: Any, images: jax.Array) -> jax.Array:
-    return jax.nn.softmax(logits_of(apply(variables, _as_float(images))))
+    return jax.nn.softmax(scores_of(apply(variables, _as_float(images))))
 
 
 def _as_float(images: jax.Array) -> jax.Array:
@@ -300,7 +295,7 @@ def _step(
             rngs={"dropout": dropout},
             mutable=list(state.statistics),
         )
-        logits = logits_of(outputs)
+        logits = scores_of(outputs)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.label_smoothing)
         loss = (weight * optax.softmax_cross_entropy(logits, targets)).mean()
         return loss, (updated, (logits.argmax(-1) == labels).sum())

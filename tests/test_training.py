@@ -11,7 +11,8 @@ import pytest
 from jaxclear import training
 from jaxclear.models import WeightsError
 from jaxclear.models.networks import BatchNorm, Conv, ConvNet, Dense, MaxPool
-from jaxclear.training import TrainConfig, TrainingError, evaluate, fit, logits_of, predict
+from jaxclear.responses import scores_of
+from jaxclear.training import TrainConfig, TrainingError, evaluate, fit, predict
 
 DENSE = ConvNet(layers=(Conv(3, 4), MaxPool(2, 2), Dense(16, dropout=0.25), BatchNorm(momentum=0.9), Dense(3)))
 MAPS = ConvNet(layers=(Conv(3, 8), MaxPool(2, 2), Conv(1, 3)))
@@ -155,8 +156,8 @@ def test_evaluation_counts(stripes):
 
 def test_logits_are_the_spatial_mean_of_class_maps():
     maps = jnp.arange(24.0).reshape(2, 2, 2, 3)
-    np.testing.assert_array_equal(logits_of(maps), maps.mean((1, 2)))
-    np.testing.assert_array_equal(logits_of(maps[:, 0, 0]), maps[:, 0, 0])
+    np.testing.assert_array_equal(scores_of(maps), maps.mean((1, 2)))
+    np.testing.assert_array_equal(scores_of(maps[:, 0, 0]), maps[:, 0, 0])
 
 
 def test_progress_goes_to_standard_error(stripes, capsys):

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxclear.clear import ClearMap, clear_map, to_rgb
-from jaxclear.crystals.cells import Orientation, StandardCell, bucket, cluster, pad, standard_cell
+from jaxclear.crystals.batching import run_batched
+from jaxclear.crystals.cells import Orientation, StandardCell, cluster, standard_cell
 from jaxclear.crystals.fingerprint import PUBLISHED, Beam, fingerprint_kernel
 from jaxclear.crystals.structures import Crystal, read
 from jaxclear.palettes import legible
@@ -25,9 +26,6 @@ from jaxclear.rules import Rule, resolve
 
 if TYPE_CHECKING:
     from jaxclear.models import LoadedModel
-
-MAX_BATCH = 32
-"""Most structures in one compiled call."""
 
 Kernel = Callable[..., "ExplanationArrays"]
 """`(variables, positions, species, occupancies) -> ExplanationArrays`, arrays as `PaddedAtoms` has them."""
@@ -244,7 +242,7 @@ def explain_oriented(
     model = shipped_model() if model is None else model
     kernel = compiled_kernel(model.apply, kernel_rule, len(model.class_names))
     clusters = [piece.cluster for piece in pieces]
-    arrays: ExplanationArrays = _batched(kernel, model.variables, clusters, progress)
+    arrays: ExplanationArrays = run_batched(functools.partial(kernel, model.variables), clusters, progress=progress)
     return CrystalExplanation(
         fingerprint=np.asarray(arrays.fingerprint),
         class_scores=np.asarray(arrays.clear.class_scores),
@@ -280,7 +278,8 @@ def class_probabilities(
     if not clusters:
         raise ValueError("expected at least one structure, got none")
     model = shipped_model() if model is None else model
-    return _batched(_probability_kernel(model.apply), model.variables, list(clusters), progress)
+    kernel = functools.partial(_probability_kernel(model.apply), model.variables)
+    return run_batched(kernel, clusters, progress=progress)
 
 
 @functools.lru_cache(maxsize=16)
@@ -289,30 +288,3 @@ def _probability_kernel(apply: Callable[[Any, Any], Any]) -> Callable[..., Any]:
         return jax.nn.softmax(scores_of(apply(variables, fingerprint_kernel(positions, species, occupancies))))
 
     return jax.jit(kernel)
-
-
-def _batched(
-    kernel: Callable[..., Any], variables: Any, clusters: list[Crystal], progress: Callable[[int], None] | None
-) -> Any:
-    """The kernel's results for all clusters in their order, each bucket of sizes in batches, as host arrays."""
-    sizes = np.array([bucket(len(crystal.numbers)) for crystal in clusters])
-    order, results, done = [], [], 0
-    for size in np.unique(sizes):
-        members = np.flatnonzero(sizes == size)
-        for start in range(0, len(members), MAX_BATCH):
-            part = members[start : start + MAX_BATCH]
-            results.append(_run(kernel, variables, [clusters[i] for i in part]))
-            order.append(part)
-            done += len(part)
-            if progress is not None:
-                progress(done)
-    back = np.argsort(np.concatenate(order))
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[back], *results)
-
-
-def _run(kernel: Callable[..., Any], variables: Any, clusters: list[Crystal]) -> Any:
-    """One call of the kernel on a batch filled up to a power of two; the filling is cut off on the host."""
-    count = len(clusters)
-    rows = 1 << (count - 1).bit_length()
-    atoms = (np.pad(v, [(0, rows - count)] + [(0, 0)] * (v.ndim - 1)) for v in pad(clusters))
-    return jax.tree.map(lambda value: np.asarray(value)[:count], kernel(variables, *atoms))

@@ -30,7 +30,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxclear.crystals.cells import Orientation, bucket, clusters_of, pad
+from jaxclear.crystals.batching import run_batched
+from jaxclear.crystals.cells import Orientation, clusters_of
 from jaxclear.crystals.form_factors import MAX_ATOMIC_NUMBER, form_factors
 from jaxclear.crystals.structures import Crystal, read
 
@@ -344,21 +345,6 @@ def fingerprint_clusters(
     """
     if batch_size < 1:
         raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
-    sizes = np.array([bucket(len(crystal.numbers)) for crystal in clusters], dtype=int)
-    images = np.zeros((len(clusters), beam.pixels, beam.pixels, 3), dtype=np.float32)
-    pending = []
-    for size in np.unique(sizes):
-        members = np.flatnonzero(sizes == size)
-        for start in range(0, len(members), batch_size):
-            part = members[start : start + batch_size]
-            pending.append((part, _dispatch([clusters[i] for i in part], batch_size, beam)))
-    for part, result in pending:
-        images[part] = np.asarray(result)[: len(part)]
-    return images
-
-
-def _dispatch(clusters: list[Crystal], batch_size: int, beam: Beam) -> Float[Array, "rows 64 64 3"]:
-    """Start the kernel on a batch filled up to a power of two, so that few programs are compiled."""
-    rows = min(batch_size, 1 << (len(clusters) - 1).bit_length())
-    atoms = (np.pad(v, [(0, rows - len(clusters))] + [(0, 0)] * (v.ndim - 1)) for v in pad(clusters))
-    return _compiled(*atoms, beam=beam)
+    if not clusters:
+        return np.zeros((0, beam.pixels, beam.pixels, 3), dtype=np.float32)
+    return run_batched(functools.partial(_compiled, beam=beam), clusters, batch_size=batch_size)

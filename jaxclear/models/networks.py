@@ -2,7 +2,7 @@
 
 Array contract: float32 images in [0, 1], NHWC. Networks whose last layer is a convolution (`mnist`, `svhn`) return
 class maps `(B, H', W', K)`: global average pooling and softmax are *not* part of them, the logits are the spatial
-mean of the class maps (`jaxclear.training.logits_of`). `crystal` ends in a dense layer and returns logits `(B, K)`.
+mean of the class maps (`jaxclear.responses.scores_of`). `crystal` ends in a dense layer and returns logits `(B, K)`.
 
 What the tables do not print, decided here:
 

@@ -16,19 +16,23 @@ from jaxclear.trace.coverage import (
 )
 from jaxclear.trace.head import ClassHead, per_image, split_head
 from jaxclear.trace.layers import Layer
+from jaxclear.trace.leaves import FixedLeaves, is_array, split_leaves
 from jaxclear.trace.program import Program
 
 __all__ = [
     "ClassHead",
     "Coverage",
     "CoverageEntry",
+    "FixedLeaves",
     "Layer",
     "OnUnmatched",
     "Program",
     "UnmatchedNonlinearity",
     "UnmatchedNonlinearityWarning",
     "act_on",
+    "is_array",
     "per_image",
     "split_head",
+    "split_leaves",
     "with_canonical_convolutions",
 ]

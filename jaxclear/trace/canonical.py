@@ -20,36 +20,18 @@ def with_canonical_convolutions(function: Callable[..., Any]) -> Callable[..., A
 
     def canonical(*args: Any) -> Any:
         leaves, treedef = jax.tree_util.tree_flatten(args)
-        trees = []
-
-        def flat(*arrays: Any) -> list[Any]:
-            out, tree = jax.tree_util.tree_flatten(function(*treedef.unflatten(arrays)))
-            trees.append(tree)
-            return out
-
-        opened = jaxprs.open_jaxpr(jax.make_jaxpr(flat)(*leaves))
-        return trees[0].unflatten(_evaluate(opened, leaves))
+        opened, out_tree = jaxprs.trace(lambda *arrays: function(*treedef.unflatten(arrays)), leaves)
+        return out_tree.unflatten(jaxprs.interpret(opened, leaves, _equation))
 
     return canonical
 
 
-def _evaluate(opened: jaxprs.OpenJaxpr, args: Sequence[Any]) -> list[Any]:
-    env: dict[Any, Any] = dict(zip(opened.jaxpr.constvars, opened.consts, strict=True))
-    env.update(zip(opened.jaxpr.invars, args, strict=True))
-
-    def read(atom: Any) -> Any:
-        return atom.val if jaxprs.is_literal(atom) else env[atom]
-
-    for eqn in opened.jaxpr.eqns:
-        operands = [read(atom) for atom in eqn.invars]
-        if eqn.primitive.name == "conv_general_dilated":
-            outs = [_convolve(eqn, *operands)]
-        elif eqn.primitive.name in jaxprs.JIT:
-            outs = _evaluate(jaxprs.inner_jaxpr(eqn), operands)
-        else:
-            outs = jaxprs.bind(eqn, operands)
-        env.update(zip(eqn.outvars, outs, strict=True))
-    return [read(atom) for atom in opened.jaxpr.outvars]
+def _equation(number: int, eqn: Any, operands: list[Any]) -> list[Any]:
+    if eqn.primitive.name == "conv_general_dilated":
+        return [_convolve(eqn, *operands)]
+    if eqn.primitive.name in jaxprs.JIT:
+        return jaxprs.interpret(jaxprs.inner_jaxpr(eqn), operands, _equation)
+    return jaxprs.bind(eqn, operands)
 
 
 def _convolve(eqn: Any, images: Any, kernel: Any) -> Any:

@@ -3,9 +3,11 @@
 import functools
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+from jax.core import Tracer
 from jax.extend import core
 
 JIT = frozenset({"jit", "pjit", "closed_call", "core_call"})
@@ -75,9 +77,34 @@ def is_literal(atom: Any) -> bool:
 
 def is_tracer_free(values: Sequence[Any]) -> bool:
     """Returns whether no value is being traced, so that a jaxpr closed over them may be kept."""
-    from jax.core import Tracer
-
     return not any(isinstance(value, Tracer) for value in values)
+
+
+def trace(function: Callable[..., Any], arrays: Sequence[Any]) -> tuple[OpenJaxpr, Any]:
+    """Returns the jaxpr of `function(*arrays)`, its results flattened, and the tree structure of the result."""
+    trees = []
+
+    def flat(*values: Any) -> list[Any]:
+        out, tree = jax.tree_util.tree_flatten(function(*values))
+        trees.append(tree)
+        return out
+
+    return open_jaxpr(jax.make_jaxpr(flat)(*arrays)), trees[0]
+
+
+def interpret(
+    opened: OpenJaxpr, args: Sequence[Any], evaluate: Callable[[int, Any, list[Any]], Sequence[Any]]
+) -> list[Any]:
+    """Returns the results of a jaxpr, each equation by `evaluate(number, equation, operands)`."""
+    env: dict[Any, Any] = dict(zip(opened.jaxpr.constvars, opened.consts, strict=True))
+    env.update(zip(opened.jaxpr.invars, args, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if is_literal(atom) else env[atom]
+
+    for number, eqn in enumerate(opened.jaxpr.eqns):
+        env.update(zip(eqn.outvars, evaluate(number, eqn, [read(atom) for atom in eqn.invars]), strict=True))
+    return [read(atom) for atom in opened.jaxpr.outvars]
 
 
 def bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:
@@ -121,11 +148,22 @@ def origin(eqn: Any) -> Origin:
     return Origin("source unknown", function)
 
 
+class _Definition(NamedTuple):
+    """The name of a function and where it is defined; empty where JAX does not know."""
+
+    name: str
+    file: str
+
+
+def _definition(eqn: Any) -> _Definition:
+    debug_info = getattr(inner_jaxpr(eqn).jaxpr, "debug_info", None)
+    name, _, file = str(getattr(debug_info, "func_src_info", "") or "").partition(" at ")
+    return _Definition(name, file)
+
+
 def is_activation_function(eqn: Any) -> bool:
     """Returns whether the function behind a call-like equation is one of `jax.nn`."""
-    debug_info = getattr(inner_jaxpr(eqn).jaxpr, "debug_info", None)
-    where = str(getattr(debug_info, "func_src_info", "") or "").rpartition(" at ")[2]
-    return where.startswith(_jax_nn_folder())
+    return _definition(eqn).file.startswith(_jax_nn_folder())
 
 
 @functools.cache
@@ -136,15 +174,9 @@ def _jax_nn_folder() -> str:
 
 def is_library_function(eqn: Any) -> bool:
     """Returns whether the function behind a call-like equation is defined in a library rather than by the user."""
-    debug_info = getattr(inner_jaxpr(eqn).jaxpr, "debug_info", None)
-    where = str(getattr(debug_info, "func_src_info", "") or "")
-    return _is_library(where.rpartition(" at ")[2])
+    return _is_library(_definition(eqn).file)
 
 
 def call_name(eqn: Any) -> str:
     """Returns the name of the function behind a call-like equation."""
-    name = eqn.params.get("name")
-    if not name:
-        debug_info = getattr(inner_jaxpr(eqn).jaxpr, "debug_info", None)
-        name = str(getattr(debug_info, "func_src_info", "") or eqn.primitive.name).partition(" at ")[0]
-    return str(name)
+    return str(eqn.params.get("name") or _definition(eqn).name or eqn.primitive.name)

@@ -2,10 +2,9 @@
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 from jax import lax
 
 from jaxclear.rules import Rectifier, Rule, max_pool, rectify
@@ -13,38 +12,11 @@ from jaxclear.trace import jaxprs
 from jaxclear.trace.coverage import Coverage, coverage_of
 from jaxclear.trace.graph import Graph, leaf_nodes
 from jaxclear.trace.layers import Layer, name_layers
+from jaxclear.trace.leaves import array_paths, split_leaves
 from jaxclear.trace.patterns import Node, Path, Site
 
 # A tapped value's name: its equation's path and the number of the result.
 _Tap = tuple[int, ...]
-
-
-class _SplitLeaves(NamedTuple):
-    """The leaves of an argument list: arrays to trace, and everything else held fixed."""
-
-    arrays: list[Any]
-    paths: list[Any]
-    treedef: Any
-    static: tuple[tuple[int, Any], ...]
-
-    def join(self, arrays: Sequence[Any]) -> Any:
-        static = dict(self.static)
-        remaining = iter(arrays)
-        leaves = [static[i] if i in static else next(remaining) for i in range(len(arrays) + len(static))]
-        return jax.tree_util.tree_unflatten(self.treedef, leaves)
-
-
-def _split_leaves(tree: Any) -> _SplitLeaves:
-    flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    static = tuple((i, leaf) for i, (_, leaf) in enumerate(flat) if not is_array(leaf))
-    held = {i for i, _ in static}
-    kept = [(path, leaf) for i, (path, leaf) in enumerate(flat) if i not in held]
-    return _SplitLeaves([leaf for _, leaf in kept], [path for path, _ in kept], treedef, static)
-
-
-def is_array(leaf: Any) -> bool:
-    """Returns whether a leaf is data to trace rather than, say, an activation function kept in a model's tree."""
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
 
 
 class Program:
@@ -58,21 +30,13 @@ class Program:
 
     def __init__(self, apply: Callable[..., Any], variables: Any, images: Any):
         """Traces `apply`; nothing is compiled or computed."""
-        self._leaves = _split_leaves((variables, images))
-        trees = []
-
-        def flat_apply(*arrays: Any) -> list[Any]:
-            out, tree = jax.tree_util.tree_flatten(apply(*self._leaves.join(arrays)))
-            trees.append(tree)
-            return out
-
-        self._jaxpr = jaxprs.open_jaxpr(jax.make_jaxpr(flat_apply)(*self._leaves.arrays))
-        self.out_tree = trees[0]
+        arrays, fixed = split_leaves((variables, images))
+        self._jaxpr, self.out_tree = jaxprs.trace(lambda *values: apply(*fixed.join(values)), arrays)
         num_images = len(jax.tree_util.tree_leaves(images))
-        depends = [False] * (len(self._leaves.arrays) - num_images) + [True] * num_images
+        depends = [False] * (len(arrays) - num_images) + [True] * num_images
         leaves = leaf_nodes([var.aval for var in self._jaxpr.jaxpr.invars], depends)
         self.graph = Graph.of(self._jaxpr, leaves)
-        self.layers: tuple[Layer, ...] = name_layers(self.graph, self._leaves.paths)
+        self.layers: tuple[Layer, ...] = name_layers(self.graph, array_paths((variables, images)))
         self._evaluator = functools.cache(self._make_evaluator)
 
     @property
@@ -86,7 +50,7 @@ class Program:
 
     def __call__(self, rule: Rule, variables: Any, images: Any) -> Any:
         """Returns `apply(variables, images)`, with the same values and the rule's VJP."""
-        arrays = _split_leaves((variables, images)).arrays
+        arrays, _ = split_leaves((variables, images))
         outs, _ = self._evaluator(rule, frozenset())(self._jaxpr, arrays, ())
         return jax.tree_util.tree_unflatten(self.out_tree, outs)
 
@@ -95,7 +59,7 @@ class Program:
 
         A node inside a `scan` has a leading axis for its steps.
         """
-        arrays = _split_leaves((variables, images)).arrays
+        arrays, _ = split_leaves((variables, images))
         taps = frozenset((*node.path, node.output) for node in nodes if node.path is not None)
         tapped: dict[_Tap, Any] = {}
         if taps:
@@ -125,16 +89,10 @@ class _Evaluator:
         self._bodies: dict[Path, jaxprs.OpenJaxpr] = {}
 
     def __call__(self, opened: jaxprs.OpenJaxpr, args: Sequence[Any], prefix: Path) -> tuple[list[Any], dict]:
-        env: dict[Any, Any] = dict(zip(opened.jaxpr.constvars, opened.consts, strict=True))
-        env.update(zip(opened.jaxpr.invars, args, strict=True))
         tapped: dict[_Tap, Any] = {}
 
-        def read(atom: Any) -> Any:
-            return atom.val if jaxprs.is_literal(atom) else env[atom]
-
-        for number, eqn in enumerate(opened.jaxpr.eqns):
+        def equation(number: int, eqn: Any, operands: list[Any]) -> list[Any]:
             path = (*prefix, number)
-            operands = [read(atom) for atom in eqn.invars]
             if path in self._sites:
                 outs = [_apply_site(self._rule, self._sites[path], operands)]
             elif path in self._entered:
@@ -142,9 +100,10 @@ class _Evaluator:
                 tapped.update(inner)
             else:
                 outs = jaxprs.bind(eqn, operands)
-            env.update(zip(eqn.outvars, outs, strict=True))
             tapped.update({(*path, i): out for i, out in enumerate(outs) if (*path, i) in self._taps})
-        return [read(atom) for atom in opened.jaxpr.outvars], tapped
+            return outs
+
+        return jaxprs.interpret(opened, args, equation), tapped
 
     def _enter(self, eqn: Any, path: Path, operands: list[Any]) -> tuple[list[Any], dict]:
         name = eqn.primitive.name

@@ -1,0 +1,67 @@
+"""Clusters of any sizes through one compiled kernel: buckets of atoms, batches of structures, few programs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from jaxclear.crystals.cells import bucket, pad
+from jaxclear.crystals.structures import Crystal
+
+MAX_BATCH = 32
+"""Most structures in one compiled call, unless another number is asked for."""
+
+
+def run_batched(
+    kernel: Callable[..., Any],
+    clusters: Sequence[Crystal],
+    *,
+    batch_size: int = MAX_BATCH,
+    progress: Callable[[int], None] | None = None,
+) -> Any:
+    """Returns the kernel's results for all clusters, in their order, as host arrays.
+
+    Batches are filled up to a power of two, so that few programs are compiled. While the device works on one batch the
+    host prepares the next.
+
+    Args:
+        kernel: `(positions, species, occupancies)`, as `PaddedAtoms` has them, to arrays that all lead with the batch.
+        clusters: at least one.
+        batch_size: most clusters in one call.
+        progress: called with the number of clusters done.
+    """
+    order: list[Int[np.ndarray, " n"]] = []
+    results: list[Any] = []
+    waiting: Any = None
+
+    def collect() -> None:
+        results.append(jax.tree.map(lambda value: np.asarray(value)[: len(order[len(results)])], waiting))
+        if progress is not None:
+            progress(sum(len(part) for part in order[: len(results)]))
+
+    for part in _parts(clusters, batch_size):
+        started = kernel(*_filled([clusters[i] for i in part], batch_size))
+        if waiting is not None:
+            collect()
+        order.append(part)
+        waiting = started
+    collect()
+    back = np.argsort(np.concatenate(order))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[back], *results)
+
+
+def _parts(clusters: Sequence[Crystal], batch_size: int) -> Iterator[Int[np.ndarray, " n"]]:
+    """Indices of clusters that go into one call: of one bucket of sizes, `batch_size` at most."""
+    sizes = np.array([bucket(len(crystal.numbers)) for crystal in clusters])
+    for size in np.unique(sizes):
+        members = np.flatnonzero(sizes == size)
+        for start in range(0, len(members), batch_size):
+            yield members[start : start + batch_size]
+
+
+def _filled(clusters: list[Crystal], batch_size: int) -> Iterator[np.ndarray]:
+    rows = min(batch_size, 1 << (len(clusters) - 1).bit_length())
+    for values in pad(clusters):
+        yield np.pad(values, [(0, rows - len(clusters))] + [(0, 0)] * (values.ndim - 1))
