@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxclear.crystals.structures import MAX_ATOMS, MIN_DISTANCE, Crystal, StructureError, completed_cell, read
 
@@ -37,13 +37,13 @@ class StandardCell(NamedTuple):
 
 
 class PaddedAtoms(NamedTuple):
-    """Clusters of equal length for the fingerprint's kernel; host arrays."""
+    """Clusters of equal length for the kernels; host arrays as :func:`pad` makes them."""
 
-    positions: Float[np.ndarray, "batch atoms 3"]
+    positions: Float[Array | np.ndarray, "*batch atoms 3"]
     """In units of the mean nearest-neighbour distance, charge-weighted centre at the origin; 0 for padding."""
-    species: Int[np.ndarray, "batch atoms"]
+    species: Int[Array | np.ndarray, "*batch atoms"]
     """Rows of the form-factor table, which are atomic numbers; 0 for padding."""
-    occupancies: Float[np.ndarray, "batch atoms"]
+    occupancies: Float[Array | np.ndarray, "*batch atoms"]
     """Weights; 0 for padding."""
 
 
