@@ -240,6 +240,30 @@ def _image(intensities: Float[Array, "5 2 4 orbits"], orbits: _Orbits) -> Float[
     return image / jnp.where(brightest > 0, brightest, 1.0)
 
 
+def wave_vectors(beam: Beam = PUBLISHED) -> Float[np.ndarray, "pixels pixels 3 2 3"]:
+    """The wave vectors ``M^-1 s`` that each pixel sees in the structure's own frame, NaN where a pixel is dropped.
+
+    Axes: detector x, detector y, channel (axis of the rotation), rotation by +45° or -45°, component. In cycles per
+    nearest-neighbour distance, no 2π.
+
+    Args:
+        beam: the simulated experiment.
+
+    Example:
+        >>> s = wave_vectors()[55, 31]  # 23.5 pixels from the beam
+        >>> print(np.linalg.norm(s, axis=-1).round(2))
+        [[1.87 1.87]
+         [1.87 1.87]
+         [1.87 1.87]]
+    """
+    orbits = _orbits(beam)
+    first = np.stack([orbits.sx, orbits.sy, np.broadcast_to(orbits.sz, orbits.sx.shape)], axis=-1).reshape(-1, 3)
+    seen = np.concatenate([first, first * [-1, -1, 1], np.full((1, 3), np.nan)])[orbits.pixel]
+    inverses = np.asarray(_turned(jnp.eye(3)), np.float64)
+    both = np.concatenate([inverses, inverses[4:].transpose(0, 2, 1)]).reshape(3, 2, 3, 3)
+    return np.einsum("crij,xyj->xycri", both, seen)
+
+
 def fingerprint_kernel(
     positions: Float[Array, "*batch atoms 3"],
     species: Int[Array, "*batch atoms"],

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxclear.crystals import Beam, StructureError, fingerprint, fingerprint_kernel, prepare
-from jaxclear.crystals.fingerprint import _compiled, _orbits, _sincos
+from jaxclear.crystals.fingerprint import _compiled, _orbits, _sincos, wave_vectors
+from jaxclear.crystals.form_factors import form_factors
 from tests.crystals import reference
 
 kernel = jax.jit(fingerprint_kernel, static_argnames="beam")
@@ -233,3 +234,20 @@ def test_sine_and_cosine(turns):
     angle = 2 * np.pi * np.asarray(turns, np.float64)
     np.testing.assert_allclose(sine, np.sin(angle), atol=5e-7)
     np.testing.assert_allclose(cosine, np.cos(angle), atol=5e-7)
+
+
+def test_wave_vectors_are_those_of_the_pixels():
+    positions, species, occupancies = random_atoms(5, 20)
+    image = np.zeros((64, 64, 3))
+    vectors = wave_vectors()
+    dropped = np.isnan(vectors).all(axis=(2, 3, 4))
+    for x, y in np.argwhere(~dropped)[::17]:
+        for channel, rotation in np.ndindex(3, 2):
+            s = vectors[x, y, channel, rotation]
+            weights = form_factors(species, np.array([np.linalg.norm(s)]))[:, 0] * occupancies
+            image[x, y, channel] += abs(np.sum(weights * np.exp(-2j * np.pi * (positions @ s)))) ** 2
+    found = np.asarray(kernel(positions, species, occupancies))
+    np.testing.assert_array_equal(dropped, ~found.any(axis=-1))
+    asked = image > 0
+    ratio = found[asked] / image[asked]
+    np.testing.assert_allclose(ratio / ratio.mean(), 1, atol=0.02)  # the solid angle varies by 1.6 %
