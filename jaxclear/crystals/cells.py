@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from jaxclear.crystals.structures import MAX_ATOMS, MIN_DISTANCE, Crystal, StructureError, completed_cell, read
 
@@ -37,28 +37,29 @@ class StandardCell(NamedTuple):
 
 
 class PaddedAtoms(NamedTuple):
-    """Clusters of equal length for the kernels; host arrays as :func:`pad` makes them."""
+    """Clusters of equal length for the kernels; NumPy arrays as :func:`pad` makes them, or JAX arrays."""
 
-    positions: Float[Array | np.ndarray, "*batch atoms 3"]
+    positions: Float[Any, "*batch atoms 3"]
     """In units of the mean nearest-neighbour distance, charge-weighted centre at the origin; 0 for padding."""
-    species: Int[Array | np.ndarray, "*batch atoms"]
+    species: Int[Any, "*batch atoms"]
     """Rows of the form-factor table, which are atomic numbers; 0 for padding."""
-    occupancies: Float[Array | np.ndarray, "*batch atoms"]
+    occupancies: Float[Any, "*batch atoms"]
     """Weights; 0 for padding."""
 
 
 def symmetry_dataset(crystal: Crystal, *, symprec: float = 0.01, angle_tolerance: float = -1.0) -> Any | None:
     """The dataset of spglib for a crystal with three periods, or None when it finds no symmetry.
 
-    Species that share a site count as one kind of atom. The entry ``std_types`` numbers the kinds of :func:`_sites`.
+    Species that share a site count as one kind of atom. The entry ``std_types`` numbers the kinds of
+    :func:`occupied_sites` from 1.
     """
     if not crystal.pbc.all():
         return None
-    sites = _sites(crystal)
+    sites = occupied_sites(crystal)
     return _dataset(crystal, sites, symprec, angle_tolerance)
 
 
-class _Sites(NamedTuple):
+class OccupiedSites(NamedTuple):
     """The distinct places of a crystal and what sits on them."""
 
     positions: Float[np.ndarray, "sites 3"]
@@ -67,11 +68,11 @@ class _Sites(NamedTuple):
     """For each kind the (atomic number, occupancy) pairs on such a site."""
 
 
-def _sites(crystal: Crystal) -> _Sites:
+def occupied_sites(crystal: Crystal) -> OccupiedSites:
     """Atoms grouped into sites; only partial occupancy puts several atoms on one."""
     if np.all(crystal.occupancies == 1.0):
         species, kinds = np.unique(crystal.numbers, return_inverse=True)
-        return _Sites(crystal.positions, kinds, [((int(number), 1.0),) for number in species])
+        return OccupiedSites(crystal.positions, kinds, [((int(number), 1.0),) for number in species])
     first = _first_atom_of_site(crystal)
     owners = np.unique(first)
     contents: dict[tuple[tuple[int, float], ...], int] = {}
@@ -80,7 +81,7 @@ def _sites(crystal: Crystal) -> _Sites:
         on_site = np.flatnonzero(first == owner)
         content = tuple(sorted((int(crystal.numbers[i]), round(float(crystal.occupancies[i]), 6)) for i in on_site))
         kinds.append(contents.setdefault(content, len(contents)))
-    return _Sites(crystal.positions[owners], np.array(kinds), list(contents))
+    return OccupiedSites(crystal.positions[owners], np.array(kinds), list(contents))
 
 
 def _first_atom_of_site(crystal: Crystal) -> Int[np.ndarray, " atoms"]:
@@ -98,7 +99,7 @@ def _first_atom_of_site(crystal: Crystal) -> Int[np.ndarray, " atoms"]:
     return first
 
 
-def _dataset(crystal: Crystal, sites: _Sites, symprec: float, angle_tolerance: float) -> Any | None:
+def _dataset(crystal: Crystal, sites: OccupiedSites, symprec: float, angle_tolerance: float) -> Any | None:
     """The dataset of spglib, or None; alone in knowing how the versions of spglib report failure."""
     import spglib
 
@@ -128,7 +129,7 @@ def standard_cell(crystal: Crystal, *, symprec: float = 0.01, angle_tolerance: f
     """
     if not crystal.pbc.all():
         return StandardCell(crystal, 0, "as given")
-    sites = _sites(crystal)
+    sites = occupied_sites(crystal)
     dataset = _dataset(crystal, sites, symprec, angle_tolerance)
     number = 0 if dataset is None else int(dataset.number)
     if dataset is None or number < LOWEST_STANDARD_GROUP:

@@ -20,7 +20,7 @@ from jaxclear.crystals.cells import PaddedAtoms
 
 WAVES = 64
 """Plane waves that make up a field of correlated displacements."""
-HOLE_CANDIDATES = 24
+HOLE_CANDIDATES = 16
 """Places tried for each interstitial; the one farthest from all atoms is taken."""
 
 
@@ -94,7 +94,12 @@ def substitute(
 
 
 def insert(
-    key: Key[Array, ""], atoms: PaddedAtoms, count: ArrayLike, *, lattice: Float[ArrayLike, "3 3"] | None = None
+    key: Key[Array, ""],
+    atoms: PaddedAtoms,
+    count: ArrayLike,
+    *,
+    lattice: Float[ArrayLike, "3 3"] | None = None,
+    most: int | None = None,
 ) -> PaddedAtoms:
     """The atoms with `count` interstitials of the species that are there, in the places of padding.
 
@@ -104,34 +109,36 @@ def insert(
     Args:
         key: of the draw.
         atoms: one structure; its padding bounds the number.
-        count: how many; cut to the padding.
+        count: how many; cut to the padding and to `most`.
         lattice: periods, rows, for distances to periodic images; none by default.
+        most: a static bound on `count`, for speed; the size of the arrays by default.
     """
     present = _present(atoms)
-    total = present.sum()
-    positions = jnp.asarray(atoms.positions)
-    order = jnp.argsort(~present)  # atoms first
+    positions, species = jnp.asarray(atoms.positions), jnp.asarray(atoms.species)
+    occupied, free = jnp.argsort(~present), jnp.argsort(present)[:most]
     near = _distances(positions, positions, present, lattice)
-    neighbours = jnp.argsort(near, axis=1)[:, 1:13]
+    neighbours = jax.lax.top_k(-near, min(13, len(present)))[1][:, 1:]
 
     def place(key: Key[Array, ""]) -> tuple[Float[Array, "3"], Int[Array, ""]]:
         first, others, shares = jax.random.split(key, 3)
-        owner = order[jax.random.randint(first, (HOLE_CANDIDATES,), 0, total)]
+        owner = occupied[jax.random.randint(first, (HOLE_CANDIDATES,), 0, present.sum())]
         picked = neighbours[owner[:, None], jax.random.randint(others, (HOLE_CANDIDATES, 4), 0, neighbours.shape[1])]
         steps = _nearest_image(positions[picked] - positions[owner][:, None], lattice)
         # A pick that is padding (structures of fewer than 13 atoms) is no direction to go.
-        weights = jax.random.dirichlet(shares, jnp.ones(5), (HOLE_CANDIDATES,))[:, :4] * present[picked]
+        drawn = jax.random.exponential(shares, (HOLE_CANDIDATES, 5))
+        weights = drawn[:, :4] / drawn.sum(axis=1, keepdims=True) * present[picked]
         candidates = positions[owner] + (weights[..., None] * steps).sum(axis=1)
         emptiest = _distances(candidates, positions, present, lattice).min(axis=1).argmax()
         return candidates[emptiest], owner[emptiest]
 
-    places, owners = jax.vmap(place)(jax.random.split(key, len(present)))
-    slot = jnp.cumsum(~present) - 1
-    filled = ~present & (slot < count)
+    places, owners = jax.vmap(place)(jax.random.split(key, len(free)))
+    filled = ~present[free] & (jnp.arange(len(free)) < count)
     return PaddedAtoms(
-        positions=jnp.where(filled[:, None], places, positions),
-        species=jnp.where(filled, jnp.asarray(atoms.species)[owners], atoms.species),
-        occupancies=jnp.where(filled, 1.0, atoms.occupancies),
+        positions=positions.at[free].set(jnp.where(filled[:, None], places, positions[free])),
+        species=species.at[free].set(jnp.where(filled, species[owners], species[free])),
+        occupancies=jnp.asarray(atoms.occupancies)
+        .at[free]
+        .set(jnp.where(filled, 1.0, jnp.asarray(atoms.occupancies)[free])),
     )
 
 

@@ -1,0 +1,148 @@
+"""What the experiments on damaged crystals share: the split by element, random damage, and fingerprints of it.
+
+The test elements are those of the shipped pristine network: none of them is in training, or in the choice of any
+setting. The development elements are out of training too; what has to be chosen is chosen on them.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from jaxclear.crystals import datasets, defect_kernels
+from jaxclear.crystals.cells import PaddedAtoms, clusters_of, nearest_neighbour_distance
+from jaxclear.crystals.fingerprint import fingerprint_kernel
+from jaxclear.crystals.scale import length_scale_kernel
+from jaxclear.crystals.structures import Crystal
+
+TEST_ELEMENTS = ("Be", "Er", "Ga", "He", "I", "La", "O", "S", "Se", "Yb")
+DEVELOPMENT_ELEMENTS = ("Cs", "Ge", "Nb", "Sn", "Zn")
+
+FEWEST_ATOMS = 24
+"""Vacancies never leave fewer atoms than this in training."""
+SIZES = (160, 224)
+"""Padded sizes in training: the atoms of a cluster and a tenth more."""
+
+
+class Roles(NamedTuple):
+    """Indices of a data set's structures by what they may be used for."""
+
+    training: Int[np.ndarray, " M"]
+    development: Int[np.ndarray, " D"]
+    test: Int[np.ndarray, " T"]
+
+
+def roles(dataset: datasets.LabelledStructures) -> Roles:
+    """The split by element; structures in the near-degenerate band are left out of training."""
+    systems = [set(system.split("-")) for system in dataset.elements]
+    test = np.array([not system.isdisjoint(TEST_ELEMENTS) for system in systems])
+    development = np.array([not system.isdisjoint(DEVELOPMENT_ELEMENTS) for system in systems]) & ~test
+    training = ~test & ~development & ~dataset.near_degenerate
+    return Roles(*(np.flatnonzero(chosen) for chosen in (training, development, test)))
+
+
+class Scaled(NamedTuple):
+    """Pristine clusters of one padded size, in units of their nearest-neighbour distance, with room for more atoms."""
+
+    rows: Int[np.ndarray, " n"]
+    """Which clusters these are."""
+    atoms: PaddedAtoms
+
+
+def scaled(clusters: Sequence[Crystal]) -> list[Scaled]:
+    """Clusters by padded size.
+
+    Raises:
+        ValueError: for a cluster too large for the largest of `SIZES`.
+    """
+    counts = np.array([len(crystal.numbers) for crystal in clusters])
+    if counts.max() * 1.1 > SIZES[-1]:
+        raise ValueError(f"expected at most {int(SIZES[-1] / 1.1)} atoms, got {counts.max()}")
+    found = []
+    for size, smaller in zip(SIZES, (0, *SIZES[:-1]), strict=True):
+        rows = np.flatnonzero((counts * 1.1 <= size) & (counts * 1.1 > smaller))
+        atoms = PaddedAtoms(
+            np.zeros((len(rows), size, 3), np.float32),
+            np.zeros((len(rows), size), np.int32),
+            np.zeros((len(rows), size), np.float32),
+        )
+        for row, index in enumerate(rows.tolist()):
+            crystal, count = clusters[index], counts[index]
+            centred = crystal.positions - crystal.positions.mean(axis=0)
+            atoms.positions[row, :count] = centred / nearest_neighbour_distance(crystal.positions)
+            atoms.species[row, :count] = crystal.numbers
+            atoms.occupancies[row, :count] = crystal.occupancies
+        found.append(Scaled(rows, atoms))
+    return found
+
+
+def random_damage(key: Key[Array, ""], atoms: PaddedAtoms, species: Int[Array, " choices"]) -> PaddedAtoms:
+    """One structure with a random mixture of defects, now and then none.
+
+    Displacements up to 0.2 d_nn, correlated ones up to 0.15 d_nn, vacancies up to 85 % (fewer with large
+    displacements),
+    substitutions up to 60 %, interstitials up to 10 %, strain up to 5 %.
+    """
+    kinds, amounts, *keys = jax.random.split(key, 8)
+    on = jax.random.bernoulli(kinds, jnp.array([0.65, 0.2, 0.6, 0.35, 0.25, 0.35, 0.95]))
+    on = on[:-1] & on[-1]
+    most = jnp.array([0.2, 0.15, 0.85, 0.6, 0.1, 0.05])
+    sigma, wave, missing, changed, added, strained = jnp.where(on, most * jax.random.uniform(amounts, most.shape), 0.0)
+    missing = jnp.minimum(missing, 0.85 - 2 * sigma)
+    stay = (atoms.occupancies > 0).sum() - FEWEST_ATOMS
+    atoms = PaddedAtoms(*(jnp.asarray(values) for values in atoms))
+    atoms = defect_kernels.deform(atoms, defect_kernels.strain_tensor(keys[0], strained))
+    room = len(atoms.species) // 11  # a tenth of the atoms that fill the rest
+    atoms = jax.lax.cond(
+        added > 0,
+        lambda: defect_kernels.insert(keys[1], atoms, defect_kernels.count_of(atoms, added), most=room),
+        lambda: atoms,
+    )
+    atoms = defect_kernels.displace(keys[2], atoms, wave, correlation=2.0)
+    atoms = defect_kernels.displace(keys[3], atoms, sigma)
+    atoms = defect_kernels.remove(keys[4], atoms, jnp.minimum(defect_kernels.count_of(atoms, missing), stay))
+    return defect_kernels.substitute(keys[5], atoms, defect_kernels.count_of(atoms, changed), species)
+
+
+def centred(atoms: PaddedAtoms, length: Float[Array, " batch"]) -> PaddedAtoms:
+    """A batch of structures divided by a length each, their charge-weighted centres at the origin."""
+    weights = (atoms.species * atoms.occupancies)[..., None]
+    centre = (weights * atoms.positions).sum(axis=1, keepdims=True) / weights.sum(axis=1, keepdims=True)
+    present = (jnp.asarray(atoms.occupancies) > 0)[..., None]
+    return atoms._replace(positions=jnp.where(present, (atoms.positions - centre) / length[:, None, None], 0.0))
+
+
+@functools.partial(jax.jit, static_argnames="damage")
+def damaged_images(
+    scale_variables: Any,
+    keys: Key[Array, " batch"],
+    atoms: PaddedAtoms,
+    species: Int[Array, " choices"],
+    *,
+    damage: Any,
+) -> Float[Array, "batch 64 64 3"]:
+    """Fingerprints of structures after `damage`, scaled by what the scale network makes of the damaged atoms."""
+    made = jax.lax.map(lambda pair: damage(*pair, species), (keys, atoms))
+    length = length_scale_kernel(scale_variables, made.positions, made.occupancies)
+    return fingerprint_kernel(*centred(made, length))
+
+
+class Labelled(NamedTuple):
+    """A data set with the clusters of its structures."""
+
+    dataset: datasets.LabelledStructures
+    clusters: list[Crystal]
+
+
+def labelled(source: str) -> Labelled:
+    """The structures of a source with their labels and clusters.
+
+    Raises:
+        DatasetError: as `datasets.load`.
+    """
+    dataset = datasets.load(source)
+    return Labelled(dataset, clusters_of(dataset.crystals))
