@@ -20,11 +20,21 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxclear.crystals import structures, symmetry
+from jaxclear.crystals import duplicates, structures, symmetry
+from jaxclear.crystals.cells import standard_cell
 from jaxclear.crystals.fingerprint import fingerprint
 from jaxclear.crystals.structures import Crystal, StructureError
 
-__all__ = ["DatasetError", "LabelledStructures", "Split", "fingerprints", "load", "split_by_element", "take"]
+__all__ = [
+    "DatasetError",
+    "LabelledStructures",
+    "Split",
+    "distinct",
+    "fingerprints",
+    "load",
+    "split_by_element",
+    "take",
+]
 
 TOLERANCES = (1e-4, 1e-3, 1e-2)
 """Default tolerances of the symmetry search, Å, that have to agree."""
@@ -48,9 +58,9 @@ class LabelledStructures(NamedTuple):
         elements: Chemical system of each structure, "Fe" or "Cl-Na".
         near_degenerate: Whether it lies within 3 % of a structure of another class.
         dropped: How many structures were left out, by reason.
-        failures: Name and message of each file that could not be read.
-        duplicates: How many structures share space group, elements and volume per atom (within 0.1 %) with an earlier
-            one; they are kept.
+        failures: Name and message of each file, or frame of a file of many, that could not be read.
+        duplicate_of: For each structure the index of the first one that it duplicates, its own when it is the first
+            (see `jaxclear.crystals.duplicates`); duplicates are kept, `distinct` takes the first ones.
     """
 
     crystals: tuple[Crystal, ...]
@@ -60,7 +70,12 @@ class LabelledStructures(NamedTuple):
     near_degenerate: Bool[np.ndarray, " N"]
     dropped: dict[str, int]
     failures: tuple[tuple[str, str], ...]
-    duplicates: int
+    duplicate_of: Int[np.ndarray, " N"]
+
+    @property
+    def duplicates(self) -> int:
+        """How many structures duplicate an earlier one."""
+        return int((self.duplicate_of != np.arange(len(self.duplicate_of))).sum())
 
 
 class Split(NamedTuple):
@@ -77,6 +92,7 @@ def load(
     label: str = "spglib",
     tolerances: Sequence[float] = TOLERANCES,
     angle_tolerance: float = -1.0,
+    duplicate_tolerance: float = duplicates.TOLERANCE,
     progress: Progress | None = None,
 ) -> LabelledStructures:
     """The structures of a folder, an archive or a file that belong to one of the eight groups, with their labels.
@@ -87,6 +103,7 @@ def load(
         label: Where labels come from: `"spglib"`.
         tolerances: Distances in Å at which spglib has to find the same group.
         angle_tolerance: Tolerance of angles in degrees; spglib's own choice when negative.
+        duplicate_tolerance: Largest relative difference of the lengths of two structures that are the same.
         progress: Called with the number of structures labelled and their total.
 
     Returns:
@@ -118,28 +135,34 @@ def load(
             progress(number, len(crystals))
     if not kept:
         raise DatasetError(f"expected structures of the groups of {symmetry.CLASS_NAMES}, got none: {dict(dropped)}")
-    elements = tuple(_chemical_system(crystal) for crystal in kept)
+    standard = [standard_cell(crystal).crystal for crystal in kept]  # the same structures, in smaller cells
     return LabelledStructures(
         crystals=tuple(kept),
         labels=np.array(labels, np.int32),
         space_groups=np.array(groups, np.int32),
-        elements=elements,
-        near_degenerate=np.array([symmetry.near_degenerate(crystal) for crystal in kept], bool),
+        elements=tuple(_chemical_system(crystal) for crystal in kept),
+        near_degenerate=np.array([symmetry.near_degenerate(crystal) for crystal in standard], bool),
         dropped=dict(dropped),
         failures=tuple(failures),
-        duplicates=_duplicates(kept, groups, elements),
+        duplicate_of=duplicates.first_of_each(standard, tolerance=duplicate_tolerance),
     )
 
 
 def take(dataset: LabelledStructures, index: Int[np.ndarray, " M"]) -> LabelledStructures:
-    """The chosen structures with their labels; the counts stay those of the whole."""
+    """The chosen structures with their labels; what was dropped and what failed stays that of the whole."""
     return dataset._replace(
         crystals=tuple(dataset.crystals[i] for i in index),
         labels=dataset.labels[index],
         space_groups=dataset.space_groups[index],
         elements=tuple(dataset.elements[i] for i in index),
         near_degenerate=dataset.near_degenerate[index],
+        duplicate_of=duplicates.regroup(dataset.duplicate_of, index),
     )
+
+
+def distinct(dataset: LabelledStructures) -> LabelledStructures:
+    """The first structure of each group of duplicates."""
+    return take(dataset, np.flatnonzero(dataset.duplicate_of == np.arange(len(dataset.duplicate_of))))
 
 
 def split_by_element(dataset: LabelledStructures, validation: int | Sequence[str], *, seed: int = 0) -> Split:
@@ -235,12 +258,11 @@ def _read(source: str | os.PathLike[str]) -> tuple[list[Crystal], list[tuple[str
     with _files(Path(source)) as files:
         for name, file in files:
             try:
-                frames = structures.read(file)
+                frames, failed = structures.read_frames(file)
             except StructureError as error:
-                failures.append((name, str(error).replace(str(file), name)))
-                continue
-            names = [name] if len(frames) == 1 else [f"{name}@{frame}" for frame in range(len(frames))]
-            crystals += [crystal._replace(name=named) for crystal, named in zip(frames, names, strict=True)]
+                frames, failed = [], [(str(file), str(error))]
+            crystals += [crystal._replace(name=crystal.name.replace(str(file), name)) for crystal in frames]
+            failures += [(frame.replace(str(file), name), why.replace(str(file), name)) for frame, why in failed]
     return crystals, failures
 
 
@@ -293,12 +315,6 @@ def _chemical_system(crystal: Crystal) -> str:
     from ase.data import chemical_symbols
 
     return "-".join(sorted(chemical_symbols[number] for number in np.unique(crystal.numbers)))
-
-
-def _duplicates(crystals: Sequence[Crystal], groups: Sequence[int], elements: Sequence[str]) -> int:
-    volumes = [abs(np.linalg.det(crystal.cell)) / len(crystal.numbers) for crystal in crystals]
-    keys = zip(groups, elements, np.round(np.log(volumes) / 1e-3), strict=True)
-    return len(crystals) - len(set(keys))
 
 
 def _split(systems: Sequence[frozenset[str]], elements: tuple[str, ...]) -> Split:

@@ -25,6 +25,8 @@ MAX_ATOMS = 4096
 """The largest structure that is taken; the fingerprint is defined for 128 to 256 atoms."""
 MIN_DISTANCE = 0.1
 """Two atoms closer than this (Å) are at one place: a mistake unless their occupancies add up to one site."""
+_GIVE_UP = 3
+"""Frames in a row that cannot be read after which the rest of a file is given up."""
 
 
 class StructureError(ValueError):
@@ -234,6 +236,57 @@ def read(source: Any, *, index: int | str | slice = ":") -> list[Crystal]:
     )
 
 
+def read_frames(path: str | os.PathLike[str]) -> tuple[list[Crystal], list[tuple[str, str]]]:
+    """The structures of a file that can be used, and why its other frames cannot.
+
+    A frame that cannot be used costs only itself. Where the reader of a format stops at a frame, it is started again
+    behind it; after three frames in a row that it cannot read, the rest of the file is given up.
+
+    Args:
+        path: a file that ASE or pymatgen reads.
+
+    Returns:
+        The structures, and names and messages of the frames that failed. A name is that of the file, with ``@`` and the
+        number of the frame when there are several.
+
+    Raises:
+        StructureError: when there is no such file, or no frame of it can be read.
+    """
+    path = Path(path)
+    _expect_file(path)
+    frames = _frames(path)
+    if all(isinstance(frame, Exception) for frame in frames):
+        return _read_file(path, ":"), []
+    usable, failures = [], []
+    for number, frame in enumerate(frames):
+        name = str(path) if len(frames) == 1 else f"{path}@{number}"
+        try:
+            if isinstance(frame, Exception):
+                raise StructureError(_why_unreadable(name, frame))
+            usable.append(from_ase(frame, name=name))
+        except StructureError as error:
+            failures.append((name, str(error)))
+    return usable, failures
+
+
+def _frames(path: Path) -> "list[ase.Atoms | Exception]":
+    """The frames of a file, with what its reader raised where it could not read one."""
+    import ase.io
+
+    frames: list[ase.Atoms | Exception] = []
+    stuck = 0
+    while stuck < _GIVE_UP:
+        try:
+            for atoms in ase.io.iread(path, index=slice(len(frames), None)):
+                frames.append(atoms)
+                stuck = 0
+            return frames
+        except Exception as error:  # every format's parser fails in its own way
+            frames.append(error)
+            stuck += 1
+    return frames[: len(frames) - _GIVE_UP + 1]
+
+
 def _is_instance(value: Any, module: str, *names: str) -> bool:
     """Whether ``value`` is of a class of ``module``, without importing it: an instance's module is there already."""
     loaded = sys.modules.get(module)
@@ -242,12 +295,7 @@ def _is_instance(value: Any, module: str, *names: str) -> bool:
 
 def _read_file(path: Path, index: int | str | slice) -> list[Crystal]:
     """The structures of one file."""
-    if path.is_dir():
-        raise StructureError(f"{path}: expected a structure file, got a folder; name the files in it")
-    if not path.exists():
-        raise StructureError(f"{path}: expected a structure file, got no such file; check the name")
-    if path.stat().st_size == 0:
-        raise StructureError(f"{path}: expected a structure file, got an empty one; write it again")
+    _expect_file(path)
     import ase.io
 
     try:
@@ -266,6 +314,16 @@ def _read_file(path: Path, index: int | str | slice) -> list[Crystal]:
     return [from_ase(atoms, name=name) for atoms, name in zip(frames, names, strict=True)]
 
 
+def _expect_file(path: Path) -> None:
+    """Raise for a folder, a missing or an empty file."""
+    if path.is_dir():
+        raise StructureError(f"{path}: expected a structure file, got a folder; name the files in it")
+    if not path.exists():
+        raise StructureError(f"{path}: expected a structure file, got no such file; check the name")
+    if path.stat().st_size == 0:
+        raise StructureError(f"{path}: expected a structure file, got an empty one; write it again")
+
+
 def _read_with_pymatgen(path: Path, error: Exception) -> "Structure | IMolecule | None":
     """The structure that pymatgen finds in a file that ASE could not read, or None when it finds none."""
     from ase.io.formats import UnknownFileTypeError
@@ -282,7 +340,7 @@ def _read_with_pymatgen(path: Path, error: Exception) -> "Structure | IMolecule 
     return None
 
 
-def _why_unreadable(path: Path, error: Exception) -> str:
+def _why_unreadable(path: Path | str, error: Exception) -> str:
     """One sentence for a parser's failure."""
     if isinstance(error, UnicodeDecodeError):
         return (

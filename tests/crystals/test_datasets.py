@@ -90,11 +90,66 @@ def test_structures_on_the_edge_have_no_label():
     assert loose.dropped == {"tolerances disagree": 1}
 
 
+def _overlapping():
+    atoms = bulk("Cu") * (2, 1, 1)
+    atoms.positions[1] = atoms.positions[0]
+    return atoms
+
+
+def test_a_bad_row_of_a_data_base_costs_only_itself(tmp_path):
+    from ase.db import connect
+
+    with connect(tmp_path / "solids.db") as data_base:
+        for atoms in (bulk("Cu"), _overlapping(), bulk("Al"), bulk("Fe")):
+            data_base.write(atoms)
+    dataset = datasets.load(tmp_path / "solids.db")
+    assert [c.name for c in dataset.crystals] == [f"solids.db@{frame}" for frame in (0, 2, 3)]
+    assert dataset.elements == ("Cu", "Al", "Fe")
+    ((name, message),) = dataset.failures
+    assert name == "solids.db@1"
+    assert message.startswith("solids.db@1: expected atoms apart")
+
+
+def test_bad_frames_of_a_trajectory_cost_only_themselves(folder):
+    path = folder / "many.extxyz"
+    frames = [bulk("Cu"), bulk("Al"), _overlapping(), bulk("Ag"), bulk("Au"), bulk("Ni"), bulk("Pd")]
+    ase.io.write(path, frames)
+    lines = path.read_text().splitlines()
+    lines[lines.index(next(line for line in lines if line.startswith("Ag")))] = "Ag 0.0 what 0.0"
+    lines[lines.index(next(line for line in lines if line.startswith("Au")))] = "Au 0.0 is 0.0"
+    path.write_text("\n".join(lines) + "\n")
+    dataset = datasets.load(_archived(folder, "zip"))
+    ours = [c.name for c in dataset.crystals if c.name.startswith("many")]
+    assert ours == [f"many.extxyz@{frame}" for frame in (0, 1, 5, 6)]
+    assert len(dataset.crystals) == len(SOLIDS) + 4
+    failed = {name: message for name, message in dataset.failures if name.startswith("many")}
+    assert list(failed) == [f"many.extxyz@{frame}" for frame in (2, 3, 4)]
+    assert all(message.startswith(f"{name}: expected ") for name, message in failed.items())
+
+
+def test_a_file_of_which_nothing_can_be_read_fails_once(folder):
+    (folder / "many.extxyz").write_text("1\nnothing\nAg what\n" * 5)
+    dataset = datasets.load(folder)
+    assert [name for name, _ in dataset.failures] == ["broken.cif", "many.extxyz"]
+
+
 def test_duplicates_are_counted_and_kept():
     source = [from_ase(bulk("Cu", a=a)) for a in (3.6, 3.6, 3.7)] + [from_ase(bulk("Cu", a=3.6) * (2, 2, 2))]
     dataset = datasets.load(source)
     assert len(dataset.crystals) == 4
     assert dataset.duplicates == 2
+    assert dataset.duplicate_of.tolist() == [0, 0, 2, 0]
+    assert datasets.load(source, duplicate_tolerance=0.03).duplicates == 3
+
+
+def test_distinct_structures():
+    source = [from_ase(bulk(symbol, "fcc", a=a)) for symbol, a in (("Cu", 3.6), ("Al", 4.0), ("Cu", 3.6), ("Al", 4.1))]
+    dataset = datasets.distinct(datasets.load(source))
+    assert dataset.elements == ("Cu", "Al", "Al")
+    assert [float(c.cell.max()) for c in dataset.crystals] == [1.8, 2.0, 2.05]
+    assert dataset.duplicates == 0
+    part = datasets.take(datasets.load(source), np.array([2, 0, 1]))
+    assert part.duplicate_of.tolist() == [0, 0, 2]
 
 
 def test_progress_is_reported():
@@ -149,7 +204,7 @@ def _labelled(systems, labels, near=None):
         near_degenerate=np.zeros(count, bool) if near is None else np.array(near),
         dropped={},
         failures=(),
-        duplicates=0,
+        duplicate_of=np.arange(count),
     )
 
 
