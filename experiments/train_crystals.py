@@ -42,7 +42,7 @@ from jaxclear.crystals.structures import Crystal
 from jaxclear.crystals.symmetry import CLASS_NAMES
 from jaxclear.models import weights
 
-PACKAGE_WEIGHTS = pathlib.Path(models.__file__).parent / "data" / "crystal.safetensors"
+PACKAGE_WEIGHTS = pathlib.Path(models.__file__).parent / "data" / "crystal-pristine.safetensors"
 RESULTS = pathlib.Path(__file__).parent / "results" / "train_crystals.json"
 
 RECIPES = {

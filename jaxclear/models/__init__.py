@@ -58,12 +58,14 @@ def names() -> tuple[str, ...]:
     return tuple(NETWORKS)
 
 
-def load(name: str, weights: Any = None) -> LoadedModel:
+def load(name: str, weights: Any = None, *, variant: str | None = None) -> LoadedModel:
     """A published network with the weights that ship with the package, or with those of a file.
 
     Args:
         name: `"mnist"`, `"svhn"` or `"crystal"`.
         weights: Path of a weights file of this network, for other weights than the shipped ones.
+        variant: Which of the shipped weights, where there are several: "pristine" for the crystal network trained as
+            published, on undamaged structures.
 
     Returns:
         The model; its variables are on JAX's default device.
@@ -75,15 +77,11 @@ def load(name: str, weights: Any = None) -> LoadedModel:
     table = network(name)
     like = _shapes(table.layers, table.input_shape)
     if weights is not None:
+        if variant is not None:
+            raise ValueError(f"expected either a weights file or a variant, got {weights!r} and {variant!r}")
         found = load_weights(weights, like)
     else:
-        file = resources.files("jaxclear.models") / "data" / f"{name}.safetensors"
-        if not file.is_file():
-            raise ValueError(
-                f"expected a network with shipped weights, got {name!r}: weights for {name} are not shipped "
-                f"yet; jaxclear.models.build({name!r}) gives an untrained one, load({name!r}, weights=FILE) another"
-            )
-        found = from_bytes(file.read_bytes(), like, origin=str(file))
+        found = _shipped(name if variant is None else f"{name}-{variant}", like)
     return LoadedModel(
         apply=_apply(table.layers),
         variables=jax.tree.map(jnp.asarray, found.variables),
@@ -92,6 +90,19 @@ def load(name: str, weights: Any = None) -> LoadedModel:
         network=table,
         metadata={key: _decoded(text) if key == "training" else text for key, text in found.metadata.items()},
     )
+
+
+def _shipped(stem: str, like: Any) -> Weights:
+    folder = resources.files("jaxclear.models") / "data"
+    file = folder / f"{stem}.safetensors"
+    if not file.is_file():
+        name = stem.partition("-")[0]
+        there = sorted(entry.name.removesuffix(".safetensors") for entry in folder.iterdir())
+        raise ValueError(
+            f"expected a network with shipped weights, got {stem!r}: there are {', '.join(there)}; "
+            f"jaxclear.models.build({name!r}) gives an untrained one, load({name!r}, weights=FILE) another"
+        )
+    return from_bytes(file.read_bytes(), like, origin=str(file))
 
 
 @functools.cache
