@@ -17,6 +17,7 @@ from jaxclear.crystals.classify import Classification, ClassificationReport, cla
 from jaxclear.crystals.defects import displacements, vacancies
 from jaxclear.crystals.explain import CrystalExplanation, explain, explain_clusters, explain_kernel
 from jaxclear.crystals.fingerprint import Beam, fingerprint, fingerprint_kernel
+from jaxclear.crystals.peaks import PeakIndex, PeakTable, explain_peaks, index_peaks
 from jaxclear.crystals.structures import Crystal, StructureError, from_ase, from_pymatgen, read, to_ase
 from jaxclear.crystals.symmetry import CLASS_NAMES, class_of_space_group, classify_spglib, near_degenerate, space_group
 
@@ -28,6 +29,8 @@ __all__ = [
     "Crystal",
     "CrystalExplanation",
     "PaddedAtoms",
+    "PeakIndex",
+    "PeakTable",
     "StandardCell",
     "StructureError",
     "class_of_space_group",
@@ -38,10 +41,12 @@ __all__ = [
     "explain",
     "explain_clusters",
     "explain_kernel",
+    "explain_peaks",
     "fingerprint",
     "fingerprint_kernel",
     "from_ase",
     "from_pymatgen",
+    "index_peaks",
     "near_degenerate",
     "nearest_neighbour_distance",
     "pad",
