@@ -50,8 +50,13 @@ class Crystal(NamedTuple):
     """Where the structure came from, for messages."""
 
 
-def from_ase(atoms: "ase.Atoms", *, name: str | None = None) -> Crystal:
+def from_ase(atoms: "ase.Atoms", *, name: str | None = None, max_atoms: int | None = MAX_ATOMS) -> Crystal:
     """The structure of an ``ase.Atoms``; fractional occupancies that ASE kept from a CIF file are honoured.
+
+    Args:
+        atoms: the structure.
+        name: for messages; its formula by default.
+        max_atoms: most atoms that are taken; None for any number, for functions that work on regions.
 
     Raises:
         StructureError: when the structure cannot be used.
@@ -64,7 +69,8 @@ def from_ase(atoms: "ase.Atoms", *, name: str | None = None) -> Crystal:
     kinds = atoms.arrays.get("spacegroup_kinds")
     if sites and kinds is not None and len(kinds) == len(numbers):
         positions, numbers, occupancies = _split_shared_sites(positions, kinds, sites, numbers)
-    return checked(Crystal(np.array(atoms.cell.array), positions, numbers, occupancies, np.array(atoms.pbc), name))
+    crystal = Crystal(np.array(atoms.cell.array), positions, numbers, occupancies, np.array(atoms.pbc), name)
+    return checked(crystal, max_atoms=max_atoms)
 
 
 def _split_shared_sites(
@@ -86,8 +92,10 @@ def _split_shared_sites(
     return positions[index], np.array(species, dtype=np.int32), np.array(fractions, dtype=np.float64)
 
 
-def from_pymatgen(structure: "IStructure | IMolecule", *, name: str | None = None) -> Crystal:
-    """The structure of a pymatgen ``Structure`` or ``Molecule``, disordered sites included.
+def from_pymatgen(
+    structure: "IStructure | IMolecule", *, name: str | None = None, max_atoms: int | None = MAX_ATOMS
+) -> Crystal:
+    """The structure of a pymatgen ``Structure`` or ``Molecule``, disordered sites included; arguments of `from_ase`.
 
     Raises:
         StructureError: when the structure cannot be used.
@@ -104,7 +112,7 @@ def from_pymatgen(structure: "IStructure | IMolecule", *, name: str | None = Non
     positions = np.array(structure.cart_coords, dtype=np.float64).reshape(-1, 3)[index].reshape(-1, 3)
     name = name or (structure.formula if index else "structure")
     arrays = np.array(numbers, dtype=np.int32), np.array(occupancies, dtype=np.float64)
-    return checked(Crystal(cell, positions, *arrays, pbc, name))
+    return checked(Crystal(cell, positions, *arrays, pbc, name), max_atoms=max_atoms)
 
 
 def _is_real(species: Any) -> bool:
@@ -122,12 +130,16 @@ def to_ase(crystal: Crystal) -> "ase.Atoms":
     return atoms
 
 
-def checked(crystal: Crystal) -> Crystal:
+def checked(crystal: Crystal, *, max_atoms: int | None = MAX_ATOMS) -> Crystal:
     """The same structure, when it can be used.
+
+    Args:
+        crystal: the structure.
+        max_atoms: most atoms that are taken; None for any number.
 
     Raises:
         StructureError: for no atoms, a NaN or infinity, an unknown species, a cell without volume, an occupancy
-            outside (0, 1], more than ``MAX_ATOMS`` atoms, or two atoms at one place.
+            outside (0, 1], more than `max_atoms` atoms, or two atoms at one place.
     """
     name, count = crystal.name, len(crystal.numbers)
     if count == 0:
@@ -151,9 +163,9 @@ def checked(crystal: Crystal) -> Crystal:
             f"{name}: expected occupancies above 0 and up to 1, got {crystal.occupancies.min()} to "
             f"{crystal.occupancies.max()}; remove empty sites and mend the others"
         )
-    if count > MAX_ATOMS:
+    if max_atoms is not None and count > max_atoms:
         raise StructureError(
-            f"{name}: expected at most {MAX_ATOMS} atoms, got {count}; cut out a region of 128 to 256 atoms"
+            f"{name}: expected at most {max_atoms} atoms, got {count}; cut out a region of 128 to 256 atoms"
         )
     periods = crystal.cell[crystal.pbc]
     if len(periods) and np.sqrt(max(np.linalg.det(periods @ periods.T), 0.0)) < 1e-3:
@@ -201,7 +213,7 @@ def completed_cell(crystal: Crystal) -> Float[np.ndarray, "3 3"]:
     return cell
 
 
-def read(source: Any, *, index: int | str | slice = ":") -> list[Crystal]:
+def read(source: Any, *, index: int | str | slice = ":", max_atoms: int | None = MAX_ATOMS) -> list[Crystal]:
     """All structures of a file, an object or a sequence of them, checked and in order.
 
     Files are read by ASE, and by pymatgen where ASE cannot. Fractional occupancies of CIF files are kept.
@@ -210,6 +222,7 @@ def read(source: Any, *, index: int | str | slice = ":") -> list[Crystal]:
         source: a path to a file that ASE or pymatgen reads, an ``ase.Atoms``, a pymatgen ``Structure`` or ``Molecule``,
             a :class:`Crystal`, or a sequence of any of these.
         index: which frames of a file with many, in ASE's notation; all by default.
+        max_atoms: most atoms of a structure; None for any number, as :func:`~jaxclear.crystals.map_regions` takes.
 
     Raises:
         StructureError: when a file is missing, a folder, empty, cut off, not text where text is expected, of an unknown
@@ -221,15 +234,15 @@ def read(source: Any, *, index: int | str | slice = ":") -> list[Crystal]:
         array([29], dtype=int32)
     """
     if isinstance(source, Crystal):
-        return [checked(source)]
+        return [checked(source, max_atoms=max_atoms)]
     if isinstance(source, str | os.PathLike):
-        return _read_file(Path(source), index)
+        return _read_file(Path(source), index, max_atoms)
     if _is_instance(source, "ase.atoms", "Atoms"):
-        return [from_ase(source)]
+        return [from_ase(source, max_atoms=max_atoms)]
     if _is_instance(source, "pymatgen.core.structure", "IStructure", "IMolecule"):
-        return [from_pymatgen(source)]
+        return [from_pymatgen(source, max_atoms=max_atoms)]
     if isinstance(source, Iterable) and not isinstance(source, bytes | dict | np.ndarray):
-        return [crystal for part in source for crystal in read(part, index=index)]
+        return [crystal for part in source for crystal in read(part, index=index, max_atoms=max_atoms)]
     raise StructureError(
         f"expected a file name, ase.Atoms, pymatgen Structure, Crystal, or a sequence of these, got "
         f"{type(source).__name__}; convert it to one of them"
@@ -256,7 +269,7 @@ def read_frames(path: str | os.PathLike[str]) -> tuple[list[Crystal], list[tuple
     _expect_file(path)
     frames = _frames(path)
     if all(isinstance(frame, Exception) for frame in frames):
-        return _read_file(path, ":"), []
+        return _read_file(path, ":", MAX_ATOMS), []
     usable, failures = [], []
     for number, frame in enumerate(frames):
         name = str(path) if len(frames) == 1 else f"{path}@{number}"
@@ -293,7 +306,7 @@ def _is_instance(value: Any, module: str, *names: str) -> bool:
     return loaded is not None and isinstance(value, tuple(getattr(loaded, name) for name in names))
 
 
-def _read_file(path: Path, index: int | str | slice) -> list[Crystal]:
+def _read_file(path: Path, index: int | str | slice, max_atoms: int | None) -> list[Crystal]:
     """The structures of one file."""
     _expect_file(path)
     import ase.io
@@ -304,14 +317,14 @@ def _read_file(path: Path, index: int | str | slice) -> list[Crystal]:
         structure = None if isinstance(error, UnicodeDecodeError) else _read_with_pymatgen(path, error)
         if structure is None:
             raise StructureError(_why_unreadable(path, error)) from error
-        return [from_pymatgen(structure, name=str(path))]
+        return [from_pymatgen(structure, name=str(path), max_atoms=max_atoms)]
     frames = frames if isinstance(frames, list) else [frames]
     if not frames:
         raise StructureError(
             f"{path}: expected at least one structure, got none; check the file and the index {index!r}"
         )
     names = [str(path)] if len(frames) == 1 else [f"{path}@{frame}" for frame in range(len(frames))]
-    return [from_ase(atoms, name=name) for atoms, name in zip(frames, names, strict=True)]
+    return [from_ase(atoms, name=name, max_atoms=max_atoms) for atoms, name in zip(frames, names, strict=True)]
 
 
 def _expect_file(path: Path) -> None:

@@ -202,3 +202,12 @@ def test_heavy_packages_stay_out():
     heavy = "ase", "pymatgen", "spglib", "matplotlib", "gemmi"
     code = f"import sys, jaxclear.crystals; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_any_number_of_atoms_where_it_is_asked_for(tmp_path):
+    atoms = bulk("Cu", cubic=True) * (11, 10, 10)
+    ase.io.write(tmp_path / "large.xyz", atoms)
+    for source in (atoms, tmp_path / "large.xyz"):
+        assert len(read(source, max_atoms=None)[0].numbers) == 4400
+        with pytest.raises(StructureError, match="at most 4096 atoms, got 4400"):
+            read(source)
