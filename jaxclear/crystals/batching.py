@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from jaxclear.crystals.cells import bucket, pad
+from jaxclear.crystals.cells import PaddedAtoms, bucket, pad
 from jaxclear.crystals.structures import Crystal
 
 MAX_BATCH = 32
@@ -18,6 +18,7 @@ def run_batched(
     kernel: Callable[..., Any],
     clusters: Sequence[Crystal],
     *,
+    d_nn: Float[np.ndarray, " batch"] | None = None,
     batch_size: int = MAX_BATCH,
     progress: Callable[[int], None] | None = None,
 ) -> Any:
@@ -29,6 +30,7 @@ def run_batched(
     Args:
         kernel: `(positions, species, occupancies)`, as `PaddedAtoms` has them, to arrays that all lead with the batch.
         clusters: at least one.
+        d_nn: length by which each cluster is divided, Å; its mean nearest-neighbour distance by default.
         batch_size: most clusters in one call.
         progress: called with the number of clusters done.
     """
@@ -42,7 +44,8 @@ def run_batched(
             progress(sum(len(part) for part in order[: len(results)]))
 
     for part in _parts(clusters, batch_size):
-        started = kernel(*_filled([clusters[i] for i in part], batch_size))
+        lengths = None if d_nn is None else d_nn[part].tolist()
+        started = kernel(*_filled(pad([clusters[i] for i in part], lengths), batch_size))
         if waiting is not None:
             collect()
         order.append(part)
@@ -61,7 +64,9 @@ def _parts(clusters: Sequence[Crystal], batch_size: int) -> Iterator[Int[np.ndar
             yield members[start : start + batch_size]
 
 
-def _filled(clusters: list[Crystal], batch_size: int) -> Iterator[np.ndarray]:
-    rows = min(batch_size, 1 << (len(clusters) - 1).bit_length())
-    for values in pad(clusters):
-        yield np.pad(values, [(0, rows - len(clusters))] + [(0, 0)] * (values.ndim - 1))
+def _filled(atoms: PaddedAtoms, batch_size: int) -> Iterator[np.ndarray]:
+    """The arrays with empty structures added, up to a power of two or the batch size."""
+    count = len(atoms.species)
+    rows = min(batch_size, 1 << (count - 1).bit_length())
+    for values in atoms:
+        yield np.pad(values, [(0, rows - count)] + [(0, 0)] * (values.ndim - 1))

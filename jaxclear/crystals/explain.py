@@ -17,8 +17,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxclear.clear import ClearMap, clear_map, to_rgb
 from jaxclear.crystals.batching import run_batched
-from jaxclear.crystals.cells import Orientation, StandardCell, cluster, standard_cell
+from jaxclear.crystals.cells import Orientation, StandardCell, cluster, nearest_neighbour_distance, standard_cell
 from jaxclear.crystals.fingerprint import PUBLISHED, Beam, fingerprint_kernel
+from jaxclear.crystals.scale import length_scales
 from jaxclear.crystals.structures import Crystal, read
 from jaxclear.palettes import legible
 from jaxclear.responses import scores_of
@@ -180,6 +181,9 @@ class OrientedCluster(NamedTuple):
     orientation: Orientation
     space_group: int | None
     """Found on the way; None where it was not asked for or nothing was found."""
+    d_nn: float | None = None
+    """Nearest-neighbour distance of the undamaged crystal, Å, where it is known; the network's own measure is used
+    where it is not."""
 
 
 def orient(
@@ -242,7 +246,10 @@ def explain_oriented(
     model = shipped_model() if model is None else model
     kernel = compiled_kernel(model.apply, kernel_rule, len(model.class_names))
     clusters = [piece.cluster for piece in pieces]
-    arrays: ExplanationArrays = run_batched(functools.partial(kernel, model.variables), clusters, progress=progress)
+    lengths = _lengths(model, clusters, [piece.d_nn for piece in pieces])
+    arrays: ExplanationArrays = run_batched(
+        functools.partial(kernel, model.variables), clusters, d_nn=lengths, progress=progress
+    )
     return CrystalExplanation(
         fingerprint=np.asarray(arrays.fingerprint),
         class_scores=np.asarray(arrays.clear.class_scores),
@@ -262,6 +269,7 @@ def explain_oriented(
 def class_probabilities(
     clusters: Sequence[Crystal],
     *,
+    d_nn: Sequence[float | None] | None = None,
     model: "LoadedModel | None" = None,
     progress: Callable[[int], None] | None = None,
 ) -> Float[np.ndarray, "B K"]:
@@ -269,6 +277,7 @@ def class_probabilities(
 
     Args:
         clusters: as :func:`~jaxclear.crystals.cluster` cuts them.
+        d_nn: nearest-neighbour distance of each undamaged crystal, Å, where it is known.
         model: another network than the shipped one.
         progress: called with the number of clusters done.
 
@@ -279,7 +288,22 @@ def class_probabilities(
         raise ValueError("expected at least one structure, got none")
     model = shipped_model() if model is None else model
     kernel = functools.partial(_probability_kernel(model.apply), model.variables)
-    return run_batched(kernel, clusters, progress=progress)
+    lengths = _lengths(model, clusters, [None] * len(clusters) if d_nn is None else d_nn)
+    return run_batched(kernel, clusters, d_nn=lengths, progress=progress)
+
+
+def _lengths(
+    model: "LoadedModel", clusters: Sequence[Crystal], known: Sequence[float | None]
+) -> Float[np.ndarray, " B"]:
+    """The length by which each cluster is divided, Å: what is known, or what the model was trained with."""
+    lengths = np.array([np.nan if length is None else length for length in known])
+    for_each = np.flatnonzero(np.isnan(lengths))
+    unknown = [clusters[i] for i in for_each.tolist()]
+    if model.metadata.get("length_scale") == "learned":
+        lengths[for_each] = length_scales(unknown)
+    else:
+        lengths[for_each] = [nearest_neighbour_distance(crystal.positions) for crystal in unknown]
+    return lengths
 
 
 @functools.lru_cache(maxsize=16)

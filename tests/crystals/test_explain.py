@@ -206,7 +206,7 @@ def test_damage_is_seeded_and_in_its_units():
         (lambda: class_probabilities([]), "at least one structure"),
         (lambda: crystals.explain(molecule("H2O")), "give the lattice vectors"),
         (lambda: crystals.explain_kernel(lambda v, x: x, rule="other"), "expected rule"),
-        (lambda: crystals.vacancies(crystals.read(bulk("Cu"))[0], 1.0, seed=0), "fraction of vacancies"),
+        (lambda: crystals.vacancies(crystals.read(bulk("Cu"))[0], 1.0, seed=0), "one atom to stay"),
         (lambda: crystals.displacements(crystals.read(bulk("Cu"))[0], -1.0, seed=0), "sigma"),
     ],
 )
