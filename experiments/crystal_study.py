@@ -5,7 +5,7 @@ setting. The development elements are out of training too; what has to be chosen
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,16 +14,19 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxclear.crystals import datasets, defect_kernels
-from jaxclear.crystals.cells import PaddedAtoms, clusters_of, nearest_neighbour_distance
+from jaxclear.crystals.cells import PaddedAtoms, cluster, nearest_neighbour_distance, standard_cell
 from jaxclear.crystals.fingerprint import fingerprint_kernel
 from jaxclear.crystals.scale import length_scale_kernel
 from jaxclear.crystals.structures import Crystal
+from jaxclear.crystals.symmetry import CLASS_NAMES
 
 TEST_ELEMENTS = ("Be", "Er", "Ga", "He", "I", "La", "O", "S", "Se", "Yb")
 DEVELOPMENT_ELEMENTS = ("Cs", "Ge", "Nb", "Sn", "Zn")
 
 FEWEST_ATOMS = 24
 """Vacancies never leave fewer atoms than this in training."""
+BALLS = 0.2
+"""Share of the training examples that are balls of atoms instead of parallelepipeds."""
 SIZES = (160, 224)
 """Padded sizes in training: the atoms of a cluster and a tenth more."""
 
@@ -132,17 +135,59 @@ def damaged_images(
 
 
 class Labelled(NamedTuple):
-    """A data set with the clusters of its structures."""
+    """A data set with the standard cells of its structures and the clusters cut from them."""
 
     dataset: datasets.LabelledStructures
+    cells: list[Crystal]
     clusters: list[Crystal]
 
 
 def labelled(source: str) -> Labelled:
-    """The structures of a source with their labels and clusters.
+    """The structures of a source with their labels, standard cells and clusters.
 
     Raises:
         DatasetError: as `datasets.load`.
     """
     dataset = datasets.load(source)
-    return Labelled(dataset, clusters_of(dataset.crystals))
+    cells = [standard_cell(crystal).crystal for crystal in dataset.crystals]
+    return Labelled(dataset, cells, [cluster(cell) for cell in cells])
+
+
+def ball(cell: Crystal, count: int, *, seed: int) -> Crystal:
+    """The `count` atoms of a crystal nearest to a random point: a piece without facets and without periods."""
+    point = np.random.default_rng(seed).uniform(0, 1, 3) @ cell.cell
+    radius = (3 * count * abs(np.linalg.det(cell.cell)) / (4 * np.pi * len(cell.numbers))) ** (1 / 3)
+    heights = 1 / np.linalg.norm(np.linalg.inv(cell.cell), axis=0)
+    reach = np.ceil(1.3 * radius / heights).astype(int) + 1
+    steps = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(-1, 1, 3)
+    positions = (cell.positions + steps @ cell.cell).reshape(-1, 3)
+    nearest = np.argsort(((positions - point) ** 2).sum(axis=1), kind="stable")[:count]
+    return Crystal(
+        np.zeros((3, 3)),
+        positions[nearest],
+        np.tile(cell.numbers, len(steps))[nearest],
+        np.tile(cell.occupancies, len(steps))[nearest],
+        np.zeros(3, dtype=bool),
+        cell.name,
+    )
+
+
+def piece(study: Labelled, row: int, rng: np.random.Generator) -> Crystal:
+    """The published cluster of a structure, or now and then a ball of 100 to 190 atoms."""
+    if rng.random() > BALLS:
+        return study.clusters[row]
+    return ball(study.cells[row], int(rng.integers(100, 190)), seed=int(rng.integers(2**31)))
+
+
+def evenly(
+    study: Labelled, rows: Int[np.ndarray, " n"], counts: Mapping[str, int], rng: np.random.Generator
+) -> Int[np.ndarray, " count"]:
+    """Rows drawn with replacement, so many of each class, every distinct structure of a class as often as any other."""
+    drawn = []
+    for label, name in enumerate(CLASS_NAMES):
+        members = rows[study.dataset.labels[rows] == label]
+        if len(members):
+            _, group, sizes = np.unique(study.dataset.duplicate_of[members], return_inverse=True, return_counts=True)
+            share = 1 / sizes[group]
+            drawn.append(rng.choice(members, counts[name], p=share / share.sum()))
+    return np.concatenate(drawn)

@@ -11,7 +11,8 @@ Published: nothing; the table of accuracies is experiments/table_3_2.py.
 Own figure: experiments/results/train_crystals_damaged.json, on development elements, which are not those of the table.
 
 Each training structure outside the near-degenerate band is drawn several times, the classes in fixed numbers and the
-distinct fingerprints of a class equally often, and damaged at random: experiments/crystal_study.py, `random_damage`.
+distinct structures of a class equally often, cut as published or as a ball, and damaged at random:
+experiments/crystal_study.py, `random_damage`.
 Structures are scaled by the network of jaxclear/crystals/scale.py. The optimiser is the published one with a rate that
 falls to zero along a cosine.
 """
@@ -29,10 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.crystal_study import Labelled, damaged_images, labelled, random_damage, roles, scaled
+from experiments.crystal_study import Labelled, damaged_images, evenly, labelled, piece, random_damage, roles, scaled
 from experiments.train_crystals import RECIPES, provenance
 from jaxclear import models, training
-from jaxclear.crystals import datasets
 from jaxclear.crystals.cells import PaddedAtoms
 from jaxclear.crystals.scale import shipped_variables
 from jaxclear.crystals.symmetry import CLASS_NAMES
@@ -82,10 +82,10 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     study = labelled(config.source)
     parts = roles(study.dataset)
     counts = {name: max(1, round(config.share * number)) for name, number in EXAMPLES.items()}
-    images, labels = _examples(study, parts.training, counts, config.seed, workdir)
+    images, labels = _examples(study, parts.training, counts, config.seed)
     outside = parts.development[~study.dataset.near_degenerate[parts.development]]
     even: dict[str, int] = dict.fromkeys(CLASS_NAMES, max(1, config.development // len(CLASS_NAMES)))
-    validation = _examples(study, outside, even, config.seed + 1, workdir)
+    validation = _examples(study, outside, even, config.seed + 1)
     module, _ = models.build("crystal")
     fitted = training.fit(
         module,
@@ -120,16 +120,14 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
 
 
 def _examples(
-    study: Labelled, rows: Int[np.ndarray, " n"], counts: dict[str, int], seed: int, workdir: pathlib.Path
+    study: Labelled, rows: Int[np.ndarray, " n"], counts: dict[str, int], seed: int
 ) -> tuple[Float[np.ndarray, "N 64 64 3"], Int[np.ndarray, " N"]]:
-    """Fingerprints of randomly damaged structures and their labels, the same for the same seed."""
+    """Fingerprints of randomly damaged pieces of structures and their labels, the same for the same seed."""
     rng = np.random.default_rng(seed)
-    drawn = np.concatenate(
-        [_evenly(study, rows, label, counts[name], rng, workdir) for label, name in enumerate(CLASS_NAMES)]
-    )
+    drawn = evenly(study, rows, counts, rng)
     species = jnp.asarray(np.unique(np.concatenate([crystal.numbers for crystal in study.dataset.crystals])))
     images = np.zeros((len(drawn), 64, 64, 3), np.float32)
-    for part in scaled([study.clusters[i] for i in drawn]):
+    for part in scaled([piece(study, row, rng) for row in drawn.tolist()]):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), part.atoms.species.shape[1]), len(part.rows))
         for start in range(0, len(part.rows), _CHUNK):
             chosen = np.resize(np.arange(start, min(start + _CHUNK, len(part.rows))), _CHUNK)
@@ -137,25 +135,6 @@ def _examples(
             made = damaged_images(shipped_variables(), keys[chosen], atoms, species, damage=random_damage)
             images[part.rows[chosen]] = np.asarray(made)
     return images, study.dataset.labels[drawn]
-
-
-def _evenly(
-    study: Labelled,
-    rows: Int[np.ndarray, " n"],
-    label: int,
-    count: int,
-    rng: np.random.Generator,
-    workdir: pathlib.Path,
-) -> Int[np.ndarray, " count"]:
-    """Structures of one class, every distinct pristine fingerprint as often as any other."""
-    members = rows[study.dataset.labels[rows] == label]
-    if not len(members):
-        return members
-    pristine = datasets.fingerprints(datasets.take(study.dataset, members), cache_dir=workdir)
-    coarse = np.round(pristine.reshape(len(members), -1) * 250).astype(np.uint8)
-    _, group, sizes = np.unique(coarse, axis=0, return_inverse=True, return_counts=True)
-    share = 1 / sizes[group.ravel()]
-    return rng.choice(members, count, p=share / share.sum())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

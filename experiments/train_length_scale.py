@@ -24,7 +24,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from experiments.crystal_study import Labelled, labelled, random_damage, roles, scaled
+from experiments.crystal_study import Labelled, evenly, labelled, piece, random_damage, roles, scaled
 from experiments.train_crystals import provenance
 from jaxclear import models
 from jaxclear.crystals.cells import PaddedAtoms
@@ -127,9 +127,7 @@ def _examples(
 ) -> tuple[Float[np.ndarray, "count features"], Float[np.ndarray, " count"]]:
     """Features and targets of structures drawn equally from the classes, each damaged on its own."""
     rng = np.random.default_rng(seed)
-    members = [rows[study.dataset.labels[rows] == k] for k in range(len(CLASS_NAMES))]
-    members = [group for group in members if len(group)]
-    drawn = np.concatenate([rng.choice(group, count // len(members)) for group in members])
+    drawn = evenly(study, rows, dict.fromkeys(CLASS_NAMES, count // len(CLASS_NAMES)), rng)
 
     @jax.jit
     def made(keys: jax.Array, atoms: PaddedAtoms) -> Any:
@@ -140,7 +138,7 @@ def _examples(
         return jax.lax.map(one, (keys, atoms))
 
     features, targets = [], []
-    for part in scaled([study.clusters[i] for i in drawn]):
+    for part in scaled([piece(study, row, rng) for row in drawn.tolist()]):
         if len(part.rows):
             keys = jax.random.split(
                 jax.random.fold_in(jax.random.key(seed), part.atoms.species.shape[1]), len(part.rows)
