@@ -17,7 +17,8 @@ from jaxclear.crystals.classify import Classification, ClassificationReport, cla
 from jaxclear.crystals.defects import displacements, vacancies
 from jaxclear.crystals.explain import CrystalExplanation, explain, explain_clusters, explain_kernel
 from jaxclear.crystals.fingerprint import Beam, fingerprint, fingerprint_kernel
-from jaxclear.crystals.peaks import PeakIndex, PeakTable, explain_peaks, index_peaks
+from jaxclear.crystals.peak_tables import PeakTable, explain_peaks
+from jaxclear.crystals.peaks import PeakIndex, index_peaks
 from jaxclear.crystals.structures import Crystal, StructureError, from_ase, from_pymatgen, read, to_ase
 from jaxclear.crystals.symmetry import CLASS_NAMES, class_of_space_group, classify_spglib, near_degenerate, space_group
 
