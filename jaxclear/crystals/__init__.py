@@ -19,6 +19,7 @@ from jaxclear.crystals.explain import CrystalExplanation, explain, explain_clust
 from jaxclear.crystals.fingerprint import Beam, fingerprint, fingerprint_kernel
 from jaxclear.crystals.peak_tables import PeakTable, explain_peaks
 from jaxclear.crystals.peaks import PeakIndex, index_peaks
+from jaxclear.crystals.regions import RegionMap, map_regions
 from jaxclear.crystals.structures import Crystal, StructureError, from_ase, from_pymatgen, read, to_ase
 from jaxclear.crystals.symmetry import CLASS_NAMES, class_of_space_group, classify_spglib, near_degenerate, space_group
 
@@ -32,6 +33,7 @@ __all__ = [
     "PaddedAtoms",
     "PeakIndex",
     "PeakTable",
+    "RegionMap",
     "StandardCell",
     "StructureError",
     "class_of_space_group",
@@ -48,6 +50,7 @@ __all__ = [
     "from_ase",
     "from_pymatgen",
     "index_peaks",
+    "map_regions",
     "near_degenerate",
     "nearest_neighbour_distance",
     "pad",

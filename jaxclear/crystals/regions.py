@@ -1,0 +1,367 @@
+"""Maps of the crystal classes over big and mixed structures: polycrystals, films, molecular dynamics frames.
+
+Regions of equal size around the points of a grid (strided pattern matching) are cut from the structure, periods
+honoured, and classified each by itself, in batches on the device. Every atom then has the class of the nearest region,
+or a vote of the regions near it. Memory does not grow with the number of regions in work; of the whole structure
+there are positions, images within half a region of its faces, and a search tree.
+
+The network knows crystals in standard orientation. Regions keep the axes of the file unless `orient` turns them: in a
+polycrystal each grain has axes of its own.
+
+Source: A. Ziletti, A. Leitherer, M. Scheffler and L. M. Ghiringhelli, Nat. Commun. 12, 6234 (2021), for strided pattern
+matching; regions of 128 to 256 atoms as in D. Kumar, Class Based Strategies for Understanding Neural Networks,
+University of Waterloo (2020), appendix A.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxclear.crystals.cells import MAX_ATOMS
+from jaxclear.crystals.explain import OrientedCluster, class_probabilities, shipped_model
+from jaxclear.crystals.structures import MIN_DISTANCE, Crystal, completed_cell, read, to_ase
+
+if TYPE_CHECKING:
+    from jaxclear.models import LoadedModel
+
+CHUNK = 512
+"""Regions that are cut before they are classified."""
+NEIGHBOURS = 8
+"""Regions that vote on an atom, the corners of its cell of the grid."""
+_SAMPLE = 4096
+_ATOMS_AT_ONCE = 65536
+
+Shape = Literal["cube", "sphere"]
+Interpolation = Literal["vote", "nearest"]
+Orient = Callable[[Crystal], OrientedCluster | Crystal | None]
+"""Turns a region to the standard setting of its crystal; None where it finds no lattice."""
+
+
+class RegionError(ValueError):
+    """A map that cannot be made; the message says what to do."""
+
+
+class RegionMap(NamedTuple):
+    """Classes over a structure; host arrays.
+
+    Attributes:
+        centres: (R, 3), the grid points, Å.
+        atoms: (R,), atoms in each region.
+        probabilities: (R, K), class probabilities; zero where a region was not classified.
+        predicted_class: (R,), the most probable class; -1 where a region has too few atoms or no lattice was found.
+        confidence: (R,), its probability; a softmax, no certainty.
+        atom_probabilities: (N, K), the same for each atom of the structure, in its order.
+        atom_class: (N,), -1 where no classified region is near.
+        atom_confidence: (N,).
+        class_names: one name a class.
+        size: edge of a cube or diameter of a sphere, Å.
+        stride: largest distance of two grid points along a lattice vector, Å.
+        d_nn: median nearest-neighbour distance, Å.
+    """
+
+    centres: Float[np.ndarray, "R 3"]
+    atoms: Int[np.ndarray, " R"]
+    probabilities: Float[np.ndarray, "R K"]
+    predicted_class: Int[np.ndarray, " R"]
+    confidence: Float[np.ndarray, " R"]
+    atom_probabilities: Float[np.ndarray, "N K"]
+    atom_class: Int[np.ndarray, " N"]
+    atom_confidence: Float[np.ndarray, " N"]
+    class_names: tuple[str, ...]
+    size: float
+    stride: float
+    d_nn: float
+
+
+def map_regions(
+    structure: Any,
+    *,
+    stride: float = 2.8,
+    size: float = 5.6,
+    unit: Literal["d_nn", "Å"] = "d_nn",
+    shape: Shape = "cube",
+    orient: Orient | Literal["as given", "recover"] = "as given",
+    min_atoms: int = 64,
+    interpolation: Interpolation = "vote",
+    model: "LoadedModel | None" = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> RegionMap:
+    """Classes and confidences over one structure of any number of atoms.
+
+    Args:
+        structure: one structure, anything :func:`~jaxclear.crystals.read` takes; the limit on atoms does not apply.
+        stride: distance of grid points, made smaller to fit the periods.
+        size: edge of a cube or diameter of a sphere; 5.6 d_nn hold 248 atoms of an fcc crystal, 114 of diamond.
+        unit: of `stride` and `size`: the structure's median nearest-neighbour distance, or Å.
+        shape: of a region; cubes are aligned with the Cartesian axes.
+        orient: "as given" keeps the axes; "recover" finds each region's lattice in its own diffraction
+            (:func:`~jaxclear.crystals.recover`); or a function that turns a region, and returns None to leave it out.
+        min_atoms: regions with fewer atoms (voids, corners) are not classified.
+        interpolation: an atom takes the "nearest" region's probabilities, or the mean of the eight nearest ones, with
+            weights ``exp(-2 (d / stride)^2)`` of their distances ("vote").
+        model: another network than the shipped one.
+        progress: called with the regions done and their number.
+
+    Raises:
+        StructureError: when the structure cannot be used.
+        RegionError: for not exactly one structure, regions of too many atoms or all of too few, a size or stride that
+            is not above 0, or an unknown unit, shape, orientation or interpolation.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> found = map_regions(bulk("Cu", cubic=True) * (6, 6, 6))
+        >>> {found.class_names[k] for k in found.atom_class}
+        {'fcc'}
+    """
+    _check_options(stride, size, unit, shape, interpolation, min_atoms)
+    turn = _orienter(orient)
+    crystal = one_structure(structure)
+    model = shipped_model() if model is None else model
+    surroundings = _Surroundings(crystal)
+    d_nn = surroundings.nearest_neighbour_distance()
+    length = d_nn if unit == "d_nn" else 1.0
+    size, stride = size * length, stride * length
+    centres = _grid(crystal, surroundings.positions, size, stride)
+    cutter = _Cutter(crystal, surroundings, size, shape)
+    counts = cutter.counts(centres)
+    if counts.max() > MAX_ATOMS:
+        raise RegionError(
+            f"{crystal.name}: expected regions of at most {MAX_ATOMS} atoms, got {counts.max()}; make them smaller "
+            f"than {size:.3g} Å"
+        )
+    used = np.flatnonzero(counts >= min_atoms)
+    if not len(used):
+        raise RegionError(
+            f"{crystal.name}: expected regions of at least {min_atoms} atoms, got {counts.max()} at most; make them "
+            f"larger than {size:.3g} Å"
+        )
+    probabilities = np.zeros((len(centres), len(model.class_names)), np.float32)
+    # By size, so that the regions of a chunk are padded alike and few programs are compiled.
+    order = used[np.argsort(counts[used], kind="stable")]
+    for start in range(0, len(order), CHUNK):
+        chunk = order[start : start + CHUNK]
+        pieces = [_oriented(turn(region)) for region in cutter.cut(centres[chunk])]
+        found = [piece for piece in pieces if piece is not None]
+        if found:
+            rows = chunk[[piece is not None for piece in pieces]]
+            clusters, lengths = [piece.cluster for piece in found], [piece.d_nn for piece in found]
+            probabilities[rows] = class_probabilities(clusters, d_nn=lengths, model=model)
+        if progress is not None:
+            progress(start + len(chunk), len(order))
+    spread = _spread(crystal, surroundings, centres, probabilities, size, stride, interpolation)
+    return RegionMap(
+        centres=centres,
+        atoms=counts,
+        probabilities=probabilities,
+        predicted_class=_winner(probabilities),
+        confidence=probabilities.max(axis=1),
+        atom_probabilities=spread,
+        atom_class=_winner(spread),
+        atom_confidence=spread.max(axis=1),
+        class_names=tuple(model.class_names),
+        size=size,
+        stride=stride,
+        d_nn=d_nn,
+    )
+
+
+def one_structure(source: Any) -> Crystal:
+    """The one structure of a file or an object, with any number of atoms.
+
+    Raises:
+        StructureError: when it cannot be used.
+        RegionError: when there are several.
+    """
+    crystals = read(source, max_atoms=None)
+    if len(crystals) != 1:
+        raise RegionError(f"expected one structure, got {len(crystals)}; choose a frame")
+    return crystals[0]
+
+
+def write(path: str | os.PathLike[str], structure: Any, found: RegionMap) -> None:
+    """Writes a structure as extended xyz with the class and the confidence of each atom.
+
+    The columns are `crystal_class` (a number, -1 for none), and `confidence`; the comment line has the names.
+
+    Args:
+        path: the file; replaced if it is there.
+        structure: what was mapped.
+        found: its map.
+
+    Raises:
+        RegionError: for a map of another number of atoms.
+    """
+    import ase.io
+
+    crystal = one_structure(structure)
+    if len(found.atom_class) != len(crystal.numbers):
+        raise RegionError(f"expected a map of {len(crystal.numbers)} atoms, got one of {len(found.atom_class)}")
+    atoms = to_ase(crystal)
+    atoms.set_array("crystal_class", found.atom_class.astype(np.int32))
+    atoms.set_array("confidence", found.atom_confidence.astype(np.float64))
+    atoms.info["crystal_class_names"] = " ".join(f"{k}={name}" for k, name in enumerate(found.class_names))
+    ase.io.write(os.fspath(path), atoms, format="extxyz")
+
+
+def _check_options(stride: float, size: float, unit: str, shape: str, interpolation: str, min_atoms: int) -> None:
+    for name, length in (("stride", stride), ("size", size)):
+        if not 0 < length < np.inf:
+            raise RegionError(f"expected a {name} above 0, got {length}")
+    for name, value, known in (
+        ("unit", unit, ("d_nn", "Å")),
+        ("shape", shape, ("cube", "sphere")),
+        ("interpolation", interpolation, ("vote", "nearest")),
+    ):
+        if value not in known:
+            raise RegionError(f"expected {name} to be {' or '.join(map(repr, known))}, got {value!r}")
+    if min_atoms < 2:
+        raise RegionError(f"expected min_atoms of at least 2, got {min_atoms}")
+
+
+def _orienter(orient: Orient | str) -> Orient:
+    if callable(orient):
+        return orient
+    if orient == "as given":
+        return lambda region: region
+    raise RegionError(f'expected orient to be "as given", "recover" or a function, got {orient!r}')
+
+
+def _oriented(piece: OrientedCluster | Crystal | None) -> OrientedCluster | None:
+    return OrientedCluster(piece.name, piece, "as given", None) if isinstance(piece, Crystal) else piece
+
+
+class _Surroundings:
+    """Wrapped positions of a structure and how to find what is near across its periods."""
+
+    def __init__(self, crystal: Crystal):
+        self._cell = completed_cell(crystal)
+        self._pbc = crystal.pbc
+        self._inverse = np.linalg.inv(self._cell)
+        self.positions = self.wrapped(crystal.positions)
+
+    def wrapped(self, positions: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+        """Positions moved into the cell by whole periods."""
+        fractions = positions @ self._inverse
+        return positions - np.where(self._pbc, np.floor(fractions), 0.0) @ self._cell
+
+    def with_images(
+        self, positions: Float[np.ndarray, "n 3"], reach: float
+    ) -> tuple[Float[np.ndarray, "m 3"], Int[np.ndarray, " m"]]:
+        """Wrapped positions and all their images up to `reach` outside the cell, and whose image each is."""
+        fractions = positions @ self._inverse
+        margin = np.where(self._pbc, reach * np.linalg.norm(self._inverse, axis=0), np.inf)
+        most = np.where(self._pbc, np.ceil(np.where(self._pbc, margin, 0.0)), 0).astype(int)
+        places, owners = [], []
+        for shift in np.ndindex(*(2 * most + 1)):
+            step = np.array(shift) - most
+            moved = fractions + step
+            near = np.flatnonzero(np.all((moved >= -margin) & (moved <= 1 + margin), axis=1))
+            places.append(positions[near] + step @ self._cell)
+            owners.append(near)
+        return np.concatenate(places), np.concatenate(owners)
+
+    def nearest_neighbour_distance(self) -> float:
+        """Median over the atoms, or an even sample of them, in Å; species that share a site count once."""
+        from scipy.spatial import KDTree
+
+        sample = self.positions[:: max(1, len(self.positions) // _SAMPLE)]
+        # Atoms are no farther apart than twice the edge of the cube that each would have in the structure's box.
+        reach = 2 * (max(self._volume(), MIN_DISTANCE) / len(self.positions)) ** (1 / 3)
+        tree = KDTree(self.with_images(self.positions, reach)[0])
+        distances = np.asarray(tree.query(sample, k=min(16, tree.n))[0]).reshape(len(sample), -1)
+        others = np.where((distances >= MIN_DISTANCE) & np.isfinite(distances), distances, np.inf).min(axis=1)
+        if not np.isfinite(others).any():
+            raise RegionError("expected at least two sites, got one; give a larger structure")
+        return float(np.median(others[np.isfinite(others)]))
+
+    def _volume(self) -> float:
+        """Of the box, Å³: the extent of the atoms where there is no period."""
+        fractions = self.positions @ self._inverse
+        extents = np.where(self._pbc, 1.0, np.ptp(fractions, axis=0) + 1.0)
+        return float(abs(np.linalg.det(self._cell)) * extents.prod())
+
+
+class _Cutter:
+    """Cuts regions out of a structure."""
+
+    def __init__(self, crystal: Crystal, surroundings: _Surroundings, size: float, shape: Shape):
+        from scipy.spatial import KDTree
+
+        reach = size / 2 * (np.sqrt(3) if shape == "cube" else 1.0)
+        self._positions, self._owners = surroundings.with_images(surroundings.positions, reach)
+        self._tree = KDTree(self._positions)
+        self._crystal = crystal
+        self._half, self._norm = size / 2, np.inf if shape == "cube" else 2.0
+
+    def counts(self, centres: Float[np.ndarray, "R 3"]) -> Int[np.ndarray, " R"]:
+        """Atoms in the regions around points."""
+        return np.asarray(self._tree.query_ball_point(centres, self._half, self._norm, return_length=True))
+
+    def cut(self, centres: Float[np.ndarray, "n 3"]) -> Iterator[Crystal]:
+        """The regions around points as finite clusters."""
+        whole = self._crystal
+        for members in self._tree.query_ball_point(centres, self._half, self._norm, return_sorted=True):
+            atoms = self._owners[members]
+            yield Crystal(
+                np.zeros((3, 3)),
+                self._positions[members],
+                whole.numbers[atoms],
+                whole.occupancies[atoms],
+                np.zeros(3, dtype=bool),
+                whole.name,
+            )
+
+
+def _grid(
+    crystal: Crystal, positions: Float[np.ndarray, "N 3"], size: float, stride: float
+) -> Float[np.ndarray, "R 3"]:
+    """Grid points along the lattice vectors; where there is no period, within the atoms by half a region."""
+    cell = completed_cell(crystal)
+    fractions = positions @ np.linalg.inv(cell)
+    axes = []
+    for axis in range(3):
+        if crystal.pbc[axis]:
+            count = int(np.ceil(np.linalg.norm(cell[axis]) / stride - 1e-9))
+            axes.append((np.arange(count) + 0.5) / count)
+            continue
+        low, high = fractions[:, axis].min() + size / 2, fractions[:, axis].max() - size / 2
+        count = 1 + int(np.ceil(max(high - low, 0.0) / stride - 1e-9))
+        axes.append(np.linspace(low, high, count) if count > 1 else np.array([(low + high) / 2]))
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3) @ cell
+
+
+def _spread(
+    crystal: Crystal,
+    surroundings: _Surroundings,
+    centres: Float[np.ndarray, "R 3"],
+    probabilities: Float[np.ndarray, "R K"],
+    size: float,
+    stride: float,
+    interpolation: Interpolation,
+) -> Float[np.ndarray, "N K"]:
+    """Each atom's class probabilities; zero where no classified region reaches it."""
+    from scipy.spatial import KDTree
+
+    spread = np.zeros((len(crystal.numbers), probabilities.shape[1]), np.float32)
+    classified = np.flatnonzero(probabilities.any(axis=1))
+    if not len(classified):
+        return spread
+    reach = np.sqrt(3) / 2 * size
+    places, owners = surroundings.with_images(surroundings.wrapped(centres[classified]), reach)
+    tree = KDTree(places)
+    voters = 1 if interpolation == "nearest" else min(NEIGHBOURS, tree.n)
+    for start in range(0, len(spread), _ATOMS_AT_ONCE):
+        atoms = slice(start, start + _ATOMS_AT_ONCE)
+        distances, near = (np.reshape(v, (-1, voters)) for v in tree.query(surroundings.positions[atoms], k=voters))
+        weights = np.exp(-2 * (distances**2 - distances[:, :1] ** 2) / stride**2) * (distances <= reach)
+        weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
+        spread[atoms] = np.einsum("av,avk->ak", weights, probabilities[classified[owners[near]]])
+    return spread
+
+
+def _winner(probabilities: Float[np.ndarray, "n K"]) -> Int[np.ndarray, " n"]:
+    """The most probable class, -1 where there are no probabilities."""
+    return np.where(probabilities.any(axis=1), probabilities.argmax(axis=1), -1)

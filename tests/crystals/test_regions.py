@@ -1,0 +1,194 @@
+"""Maps over big structures: a made bicrystal of known truth, and regions against plain loops over periodic images."""
+
+import itertools
+
+import ase
+import ase.io
+import numpy as np
+import pytest
+from ase.build import bulk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxclear.crystals import StructureError, map_regions, read
+from jaxclear.crystals.explain import OrientedCluster
+from jaxclear.crystals.regions import RegionError, _Cutter, _grid, _Surroundings, write
+
+D_NN = 2.5
+
+
+def half(kind, count, length=None):
+    """A block of cubic cells of one kind with the common nearest-neighbour distance."""
+    a = D_NN * {"fcc": np.sqrt(2), "bcc": 2 / np.sqrt(3)}[kind]
+    atoms = bulk("Fe", kind, a=a, cubic=True) * count
+    if length is not None:
+        atoms.set_cell([atoms.cell.lengths()[0], length, length], scale_atoms=True)
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def bicrystal():
+    left = half("fcc", (8, 4, 4))
+    right = half("bcc", (10, 5, 5), left.cell.lengths()[1])
+    border = left.cell.lengths()[0]
+    right.positions[:, 0] += border
+    both = left + right
+    both.set_cell([border + right.cell.lengths()[0], *left.cell.lengths()[1:]])
+    both.pbc = True
+    both.rattle(0.03, seed=1)
+    return both, border, np.r_[np.full(len(left), 4), np.full(len(right), 6)]
+
+
+@pytest.fixture(scope="module")
+def found(bicrystal):
+    return map_regions(bicrystal[0])
+
+
+def distance_to_border(x, bicrystal):
+    atoms, border, _ = bicrystal
+    length = atoms.cell.lengths()[0]
+    return np.minimum(np.minimum(x, np.abs(x - border)), length - x)
+
+
+def test_regions_away_from_the_border_have_the_class_of_their_half(bicrystal, found):
+    _, border, _ = bicrystal
+    x = found.centres[:, 0]
+    inside = distance_to_border(x, bicrystal) > found.size / 2
+    truth = np.where(x < border, 4, 6)
+    assert inside.sum() > 30
+    np.testing.assert_array_equal(found.predicted_class[inside], truth[inside])
+    assert found.confidence[inside].min() > 0.9
+    assert found.d_nn == pytest.approx(D_NN, abs=0.1)
+
+
+@pytest.mark.parametrize("interpolation", ["vote", "nearest"])
+def test_every_atom_has_a_class(bicrystal, found, interpolation):
+    atoms, _, truth = bicrystal
+    if interpolation == "nearest":
+        found = map_regions(atoms, interpolation=interpolation, shape="sphere", size=7.0)
+    assert found.atom_class.shape == found.atom_confidence.shape == truth.shape
+    assert found.atom_class.min() >= 0
+    np.testing.assert_allclose(found.atom_probabilities.sum(axis=1), 1, atol=1e-5)
+    inside = distance_to_border(atoms.positions[:, 0] % atoms.cell.lengths()[0], bicrystal) > found.size / 2
+    assert inside.sum() > 300
+    np.testing.assert_array_equal(found.atom_class[inside], truth[inside])
+
+
+def test_the_file_is_read_back_by_ase(bicrystal, found, tmp_path):
+    atoms, _, _ = bicrystal
+    write(tmp_path / "mapped.xyz", atoms, found)
+    again = ase.io.read(tmp_path / "mapped.xyz")
+    np.testing.assert_array_equal(again.numbers, atoms.numbers)
+    np.testing.assert_allclose(again.positions, atoms.positions, atol=1e-6)
+    np.testing.assert_array_equal(again.arrays["crystal_class"], found.atom_class)
+    np.testing.assert_allclose(again.arrays["confidence"], found.atom_confidence, atol=1e-6)
+    assert again.info["crystal_class_names"].split()[4] == "4=fcc"
+    np.testing.assert_allclose(again.cell.array, atoms.cell.array, atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**20),
+    count=st.integers(1, 40),
+    pbc=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    shape=st.sampled_from(["cube", "sphere"]),
+    size=st.floats(1.0, 9.0),
+)
+def test_regions_are_those_of_a_plain_loop_over_images(seed, count, pbc, shape, size):
+    rng = np.random.default_rng(seed)
+    cell = 4 * np.eye(3) + rng.uniform(-1.2, 1.2, (3, 3))
+    fractions = rng.uniform(-0.5, 1.5, (count, 3))
+    atoms = ase.Atoms(rng.integers(1, 90, count), positions=fractions @ cell, cell=cell, pbc=pbc)
+    crystal = read(atoms)[0]
+    centres = _grid(crystal, _Surroundings(crystal).positions, size, 3.0)[:5]
+    cutter = _Cutter(crystal, _Surroundings(crystal), size, shape)
+    steps = itertools.product(*(range(-6, 7) if periodic else (0,) for periodic in pbc))
+    images = (atoms.positions + np.array(list(steps))[:, None] @ cell).reshape(-1, 3)
+    numbers = np.tile(atoms.numbers, len(images) // count)
+    for centre, region in zip(centres, cutter.cut(centres), strict=True):
+        away = images - centre
+        far = np.abs(away).max(axis=1) if shape == "cube" else np.linalg.norm(away, axis=1)
+        expected = far <= size / 2
+        assert len(region.numbers) == expected.sum()
+        first, second = (
+            sorted(map(tuple, np.column_stack([z, np.round(x, 6) + 0.0])))
+            for z, x in ((numbers[expected], images[expected]), (region.numbers, region.positions))
+        )
+        np.testing.assert_allclose(first, second, atol=1e-5)
+    np.testing.assert_array_equal(cutter.counts(centres), [len(region.numbers) for region in cutter.cut(centres)])
+
+
+def test_the_grid_fits_the_periods_and_stays_within_a_film():
+    film = bulk("Cu", cubic=True) * (6, 6, 10)
+    film.pbc = (True, True, False)
+    crystal = read(film)[0]
+    centres = _grid(crystal, crystal.positions, 10.0, 7.0)
+    x = np.unique(centres[:, 0].round(6))
+    np.testing.assert_allclose(np.diff(x), film.cell.lengths()[0] / len(x))
+    assert np.diff(x).max() <= 7.0
+    assert centres[:, 2].min() == pytest.approx(5.0)
+    assert centres[:, 2].max() == pytest.approx(crystal.positions[:, 2].max() - 5.0)
+    assert np.diff(np.unique(centres[:, 2].round(6))).max() <= 7.0
+
+
+def test_grains_are_turned_by_a_function():
+    turned = bulk("Fe", "bcc", a=D_NN * 2 / np.sqrt(3), cubic=True) * 9
+    turned.pbc = False
+    turned.rotate(30, (1, 1, 0))
+    back = bulk("Fe", cubic=True)
+    back.rotate(30, (1, 1, 0), rotate_cell=True)
+    rotation = back.cell.array / back.cell.lengths()[0]
+
+    def turn(region):
+        straight = region._replace(positions=region.positions @ rotation.T)
+        return OrientedCluster(region.name, straight, "standard", 229, D_NN)
+
+    asked = []
+    found = map_regions(turned, orient=turn, stride=6.0, shape="sphere", progress=lambda *done: asked.append(done))
+    classified = found.atoms >= 64
+    assert np.all(found.predicted_class[classified] == 6)
+    assert asked[-1] == (classified.sum(), classified.sum())
+    nowhere = map_regions(turned, orient=lambda region: None, stride=6.0)
+    assert np.all(nowhere.predicted_class == -1)
+    assert np.all(nowhere.atom_class == -1)
+    assert not nowhere.atom_confidence.any()
+
+
+def test_voids_are_not_classified():
+    atoms = bulk("Cu", cubic=True) * (14, 4, 4)
+    del atoms[(atoms.positions[:, 0] > 18) & (atoms.positions[:, 0] < 40)]
+    found = map_regions(atoms)
+    empty = found.atoms < 64
+    assert 0 < empty.sum() < len(empty)
+    assert np.all(found.predicted_class[empty] == -1)
+    assert found.atom_class.min() == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"stride": 0.0}, "stride above 0"),
+        ({"size": np.inf}, "size above 0"),
+        ({"unit": "nm"}, "unit to be 'd_nn' or 'Å', got 'nm'"),
+        ({"shape": "ball"}, "shape to be 'cube' or 'sphere'"),
+        ({"interpolation": "none"}, "interpolation to be"),
+        ({"orient": "up"}, 'orient to be "as given"'),
+        ({"min_atoms": 1}, "min_atoms of at least 2"),
+        ({"size": 2.0}, "at least 64 atoms"),
+        ({"size": 20.0}, "at most 4096 atoms"),
+    ],
+)
+def test_bad_options(options, words):
+    with pytest.raises(RegionError, match=words):
+        map_regions(bulk("Cu"), **options)
+
+
+def test_bad_structures(found, tmp_path):
+    with pytest.raises(RegionError, match="expected one structure, got 2"):
+        map_regions([bulk("Cu"), bulk("Fe")])
+    with pytest.raises(StructureError, match="no such file"):
+        map_regions(tmp_path / "none.xyz")
+    with pytest.raises(RegionError, match="two sites"):
+        map_regions(ase.Atoms("Cu", pbc=False))
+    with pytest.raises(RegionError, match="a map of 1 atoms"):
+        write(tmp_path / "other.xyz", bulk("Cu"), found)
