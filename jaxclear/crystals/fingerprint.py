@@ -355,12 +355,17 @@ def fingerprint(
 
 
 def fingerprint_clusters(
-    clusters: Sequence[Crystal], *, batch_size: int = 32, beam: Beam = PUBLISHED
+    clusters: Sequence[Crystal],
+    *,
+    d_nn: Float[np.ndarray, " batch"] | None = None,
+    batch_size: int = 32,
+    beam: Beam = PUBLISHED,
 ) -> Float[np.ndarray, "batch 64 64 3"]:
     """Fingerprints of finite clusters that were oriented and cut already, with or without defects added.
 
     Args:
         clusters: as :func:`~jaxclear.crystals.cells.clusters_of` cuts them.
+        d_nn: length by which each cluster is divided, Å; its mean nearest-neighbour distance by default.
         batch_size: most clusters in one call of the compiled kernel.
         beam: the simulated experiment.
 
@@ -371,4 +376,4 @@ def fingerprint_clusters(
         raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
     if not clusters:
         return np.zeros((0, beam.pixels, beam.pixels, 3), dtype=np.float32)
-    return run_batched(functools.partial(_compiled, beam=beam), clusters, batch_size=batch_size)
+    return run_batched(functools.partial(_compiled, beam=beam), clusters, d_nn=d_nn, batch_size=batch_size)
