@@ -1,6 +1,6 @@
 """Crystal structures, their diffraction fingerprints and the symmetry baseline.
 
-The functions :func:`fingerprint`, :func:`explain` and :func:`classify` have the names of their modules; import the
+The functions :func:`fingerprint`, :func:`explain`, :func:`classify` and :func:`strangers` have the names of their modules; import the
 modules' other names from ``jaxclear.crystals.fingerprint`` and so on.
 """
 
@@ -14,28 +14,36 @@ from jaxclear.crystals.cells import (
     standard_cell,
 )
 from jaxclear.crystals.classify import Classification, ClassificationReport, classify
+from jaxclear.crystals.datasets import LabelledStructures
 from jaxclear.crystals.defects import displacements, vacancies
 from jaxclear.crystals.explain import CrystalExplanation, explain, explain_clusters, explain_kernel
 from jaxclear.crystals.fingerprint import Beam, fingerprint, fingerprint_kernel
 from jaxclear.crystals.peak_tables import PeakTable, explain_peaks
 from jaxclear.crystals.peaks import PeakIndex, index_peaks
+from jaxclear.crystals.prototypes import PROTOTYPES, Prototype, members
 from jaxclear.crystals.regions import RegionMap, map_regions
+from jaxclear.crystals.strangers import Strangers, amorphous, strangers
 from jaxclear.crystals.structures import Crystal, StructureError, from_ase, from_pymatgen, read, to_ase
 from jaxclear.crystals.symmetry import CLASS_NAMES, class_of_space_group, classify_spglib, near_degenerate, space_group
 
 __all__ = [
     "CLASS_NAMES",
+    "PROTOTYPES",
     "Beam",
     "Classification",
     "ClassificationReport",
     "Crystal",
     "CrystalExplanation",
+    "LabelledStructures",
     "PaddedAtoms",
     "PeakIndex",
     "PeakTable",
+    "Prototype",
     "RegionMap",
     "StandardCell",
+    "Strangers",
     "StructureError",
+    "amorphous",
     "class_of_space_group",
     "classify",
     "classify_spglib",
@@ -51,6 +59,7 @@ __all__ = [
     "from_pymatgen",
     "index_peaks",
     "map_regions",
+    "members",
     "near_degenerate",
     "nearest_neighbour_distance",
     "pad",
@@ -58,6 +67,7 @@ __all__ = [
     "read",
     "space_group",
     "standard_cell",
+    "strangers",
     "to_ase",
     "vacancies",
 ]
