@@ -1,7 +1,7 @@
 """Crystal structures, their diffraction fingerprints and the symmetry baseline.
 
-The functions :func:`fingerprint`, :func:`explain`, :func:`classify` and :func:`strangers` have the names of their modules; import the
-modules' other names from ``jaxclear.crystals.fingerprint`` and so on.
+The functions :func:`fingerprint`, :func:`explain`, :func:`classify` and :func:`strangers` have the names of their
+modules; import the modules' other names from ``jaxclear.crystals.fingerprint`` and so on.
 """
 
 from jaxclear.crystals.cells import (
