@@ -1,4 +1,4 @@
-"""The command line: `jaxclear demo`, `classify` and `explain`. Nothing heavy is imported before a command needs it.
+"""The command line: `jaxclear demo`, `classify`, `explain`, `map`. Nothing heavy is imported before a command needs it.
 
 Exit codes: 0 done, 1 some files could not be used, 2 nothing could or a mistake in the call, 130 interrupted, 141 the
 reader of the output went away.
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_classify(commands)
     _add_explain(commands)
+    _add_map(commands)
     return parser
 
 
@@ -119,6 +120,35 @@ def _add_explain(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "--channels", type=int, choices=(1, 3), default=3, help="of the images for a function (default 3)"
     )
     _add_out(explain, "jaxclear-explain")
+
+
+def _add_map(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    mapping = commands.add_parser(
+        "map",
+        help="classes over a big structure: a polycrystal, a film, a molecular dynamics frame",
+        description="Classifies regions around the points of a grid and writes the structure as extended xyz with the "
+        "class and the confidence of each atom, and a picture of a slice. Regions keep the axes of the file, which the "
+        "network expects to be those of the standard cell; --orient recover finds each region's own.",
+    )
+    mapping.add_argument("file", metavar="FILE", help="anything ASE or pymatgen reads, with any number of atoms")
+    mapping.add_argument("--frame", type=int, metavar="N", help="which structure of a file with many; -1 is the last")
+    mapping.add_argument("--stride", type=float, default=2.8, help="distance of the grid's points (default 2.8)")
+    mapping.add_argument("--size", type=float, default=5.6, help="edge or diameter of a region (default 5.6)")
+    mapping.add_argument(
+        "--unit",
+        choices=("d_nn", "A"),
+        default="d_nn",
+        help="of stride and size: nearest-neighbour distances (default), or Å",
+    )
+    mapping.add_argument("--shape", choices=("cube", "sphere"), default="cube", help="of a region (default cube)")
+    mapping.add_argument(
+        "--orient",
+        choices=("as-given", "recover"),
+        default="as-given",
+        help="keep the axes (default), or find each region's lattice",
+    )
+    mapping.add_argument("--slice", choices=("x", "y", "z"), default="z", help="normal of the picture (default z)")
+    _add_out(mapping, "jaxclear-map")
 
 
 def _add_out(command: argparse.ArgumentParser, default: str, more: str = "") -> None:

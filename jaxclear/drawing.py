@@ -200,9 +200,15 @@ def draw_probabilities(
 
 
 def colour_key(
-    figure: "Figure", names: Sequence[str], colours: Float[np.ndarray, "K 3"], *, y: float, size: float
+    figure: "Figure",
+    names: Sequence[str],
+    colours: Float[np.ndarray, "K 3"],
+    *,
+    y: float,
+    size: float,
+    words: str = "black: no class responds",
 ) -> None:
-    """Writes the classes in a line, each after a square of its colour."""
+    """Writes the classes in a line, each after a square of its colour, and what has none."""
     from matplotlib.patches import Rectangle
 
     width, tall = figure.get_size_inches()
@@ -214,7 +220,6 @@ def colour_key(
         figure.add_artist(square)
         figure.text(x + 0.22 / width, y, name, color=FOREGROUND, fontsize=size, va="center")
         x += (0.55 + 0.078 * len(name)) / width
-    words = "black: no class responds"
     figure.text(x, y, words, color=MUTED, fontsize=size, va="center")
 
 

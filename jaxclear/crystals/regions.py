@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 
 from jaxclear.crystals.cells import MAX_ATOMS
 from jaxclear.crystals.explain import OrientedCluster, class_probabilities, shipped_model
-from jaxclear.crystals.structures import MIN_DISTANCE, Crystal, completed_cell, read, to_ase
+from jaxclear.crystals.structures import MIN_DISTANCE, Crystal, StructureError, completed_cell, read, to_ase
 
 if TYPE_CHECKING:
     from jaxclear.models import LoadedModel
@@ -168,16 +168,25 @@ def map_regions(
     )
 
 
-def one_structure(source: Any) -> Crystal:
+def one_structure(source: Any, *, index: int | str = ":") -> Crystal:
     """The one structure of a file or an object, with any number of atoms.
+
+    Args:
+        source: as :func:`~jaxclear.crystals.read` takes it.
+        index: which frame of a file with many.
 
     Raises:
         StructureError: when it cannot be used.
-        RegionError: when there are several.
+        RegionError: when there are several, or not the frame that is asked for.
     """
-    crystals = read(source, max_atoms=None)
+    try:
+        crystals = read(source, index=index, max_atoms=None)
+    except StructureError as error:
+        if isinstance(error.__cause__, StopIteration | IndexError):
+            raise RegionError(f"{source}: expected a frame that is there, got {index}") from error
+        raise
     if len(crystals) != 1:
-        raise RegionError(f"expected one structure, got {len(crystals)}; choose a frame")
+        raise RegionError(f"expected one structure, got {len(crystals)}; choose one frame")
     return crystals[0]
 
 
