@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxclear.crystals import datasets, defect_kernels
 from jaxclear.crystals.cells import PaddedAtoms, cluster, nearest_neighbour_distance, standard_cell
 from jaxclear.crystals.fingerprint import fingerprint_kernel
-from jaxclear.crystals.scale import length_scale_kernel
+from jaxclear.crystals.scale import length_scale_kernel, shipped_variables
 from jaxclear.crystals.structures import Crystal
 from jaxclear.crystals.symmetry import CLASS_NAMES
 
@@ -29,6 +29,7 @@ BALLS = 0.2
 """Share of the training examples that are balls of atoms instead of parallelepipeds."""
 SIZES = (160, 224)
 """Padded sizes in training: the atoms of a cluster and a tenth more."""
+_CHUNK = 256
 
 
 class Roles(NamedTuple):
@@ -83,17 +84,24 @@ def scaled(clusters: Sequence[Crystal]) -> list[Scaled]:
     return found
 
 
-def random_damage(key: Key[Array, ""], atoms: PaddedAtoms, species: Int[Array, " choices"]) -> PaddedAtoms:
+def moderate_damage(key: Key[Array, ""], atoms: PaddedAtoms, species: Int[Array, " choices"]) -> PaddedAtoms:
+    """One structure with a random mixture of defects, each at most half of what :func:`random_damage` does."""
+    return random_damage(key, atoms, species, severity=0.5)
+
+
+def random_damage(
+    key: Key[Array, ""], atoms: PaddedAtoms, species: Int[Array, " choices"], *, severity: float = 1.0
+) -> PaddedAtoms:
     """One structure with a random mixture of defects, now and then none.
 
     Displacements up to 0.2 d_nn, correlated ones up to 0.15 d_nn, vacancies up to 85 % (fewer with large
     displacements),
-    substitutions up to 60 %, interstitials up to 10 %, strain up to 5 %.
+    substitutions up to 60 %, interstitials up to 10 %, strain up to 5 %, times `severity`.
     """
     kinds, amounts, *keys = jax.random.split(key, 8)
     on = jax.random.bernoulli(kinds, jnp.array([0.65, 0.2, 0.6, 0.35, 0.25, 0.35, 0.95]))
     on = on[:-1] & on[-1]
-    most = jnp.array([0.2, 0.15, 0.85, 0.6, 0.1, 0.05])
+    most = severity * jnp.array([0.2, 0.15, 0.85, 0.6, 0.1, 0.05])
     sigma, wave, missing, changed, added, strained = jnp.where(on, most * jax.random.uniform(amounts, most.shape), 0.0)
     missing = jnp.minimum(missing, 0.85 - 2 * sigma)
     stay = (atoms.occupancies > 0).sum() - FEWEST_ATOMS
@@ -134,6 +142,21 @@ def damaged_images(
     return fingerprint_kernel(*centred(made, length))
 
 
+def damaged_batches(
+    clusters: Sequence[Crystal], species: Int[np.ndarray, " choices"], *, damage: Any, seed: int
+) -> Float[np.ndarray, "N 64 64 3"]:
+    """Fingerprints of clusters after `damage`, each with a key of its own; the same for the same seed."""
+    images = np.zeros((len(clusters), 64, 64, 3), np.float32)
+    for part in scaled(clusters):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), part.atoms.species.shape[1]), len(part.rows))
+        for start in range(0, len(part.rows), _CHUNK):
+            chosen = np.resize(np.arange(start, min(start + _CHUNK, len(part.rows))), _CHUNK)
+            atoms = PaddedAtoms(*(values[chosen] for values in part.atoms))
+            made = damaged_images(shipped_variables(), keys[chosen], atoms, jnp.asarray(species), damage=damage)
+            images[part.rows[chosen]] = np.asarray(made)
+    return images
+
+
 class Labelled(NamedTuple):
     """A data set with the standard cells of its structures and the clusters cut from them."""
 
@@ -151,6 +174,11 @@ def labelled(source: str) -> Labelled:
     dataset = datasets.load(source)
     cells = [standard_cell(crystal).crystal for crystal in dataset.crystals]
     return Labelled(dataset, cells, [cluster(cell) for cell in cells])
+
+
+def known_species(study: Labelled) -> Int[np.ndarray, " species"]:
+    """The atomic numbers that occur in a data set."""
+    return np.unique(np.concatenate([crystal.numbers for crystal in study.dataset.crystals]))
 
 
 def ball(cell: Crystal, count: int, *, seed: int) -> Crystal:

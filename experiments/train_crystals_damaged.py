@@ -25,16 +25,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.crystal_study import Labelled, damaged_images, evenly, labelled, piece, random_damage, roles, scaled
+from experiments.crystal_study import (
+    Labelled,
+    damaged_batches,
+    evenly,
+    known_species,
+    labelled,
+    piece,
+    random_damage,
+    roles,
+)
 from experiments.train_crystals import RECIPES, provenance
 from jaxclear import models, training
-from jaxclear.crystals.cells import PaddedAtoms
-from jaxclear.crystals.scale import shipped_variables
 from jaxclear.crystals.symmetry import CLASS_NAMES
 from jaxclear.models import weights
 
@@ -44,7 +49,6 @@ EXAMPLES: dict[str, int] = {
     "bct139": 5000, "bct141": 4000, "hex/rh": 8000, "sc": 3000, "fcc": 4000, "diamond": 3000, "bcc": 4000
 }  # fmt: skip
 """More of the classes that have more geometries."""
-_CHUNK = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,16 +129,8 @@ def _examples(
     """Fingerprints of randomly damaged pieces of structures and their labels, the same for the same seed."""
     rng = np.random.default_rng(seed)
     drawn = evenly(study, rows, counts, rng)
-    species = jnp.asarray(np.unique(np.concatenate([crystal.numbers for crystal in study.dataset.crystals])))
-    images = np.zeros((len(drawn), 64, 64, 3), np.float32)
-    for part in scaled([piece(study, row, rng) for row in drawn.tolist()]):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), part.atoms.species.shape[1]), len(part.rows))
-        for start in range(0, len(part.rows), _CHUNK):
-            chosen = np.resize(np.arange(start, min(start + _CHUNK, len(part.rows))), _CHUNK)
-            atoms = PaddedAtoms(*(values[chosen] for values in part.atoms))
-            made = damaged_images(shipped_variables(), keys[chosen], atoms, species, damage=random_damage)
-            images[part.rows[chosen]] = np.asarray(made)
-    return images, study.dataset.labels[drawn]
+    pieces = [piece(study, row, rng) for row in drawn.tolist()]
+    return damaged_batches(pieces, known_species(study), damage=random_damage, seed=seed), study.dataset.labels[drawn]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
