@@ -1,0 +1,331 @@
+"""The standard cell of a damaged crystal: its lattice, averaged motif and space group.
+
+A symmetry search answers P1 for a cell with one atom missing. The lattice under the damage is found by diffraction
+(:mod:`jaxclear.crystals.lattice`), the atoms are averaged over its cells (:mod:`jaxclear.crystals.motif`), and the
+symmetry is that of the average (:mod:`jaxclear.crystals.idealise`). spglib names its group and its standard setting.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxclear.crystals import lattice as lattices
+from jaxclear.crystals import motif as motifs
+from jaxclear.crystals.cells import (
+    LOWEST_STANDARD_GROUP,
+    cluster,
+    nearest_neighbour_distance,
+    standard_cell,
+    symmetry_dataset,
+)
+from jaxclear.crystals.idealise import idealised, pure_translation
+from jaxclear.crystals.motif import Motif
+from jaxclear.crystals.structures import Crystal
+
+CUTOFFS = (3.0, 2.0)
+"""Greatest wave vectors, in units of 1 / nearest-neighbour distance, tried in turn."""
+LEAST_EVIDENCE = 40.0
+"""nats; random atoms with a hard core stay below."""
+MOST_SPREAD = 0.25
+"""Greatest standard deviation of a coordinate, in nearest-neighbour distances, of atoms that are on sites."""
+LEAST_ON_SITES = 0.75
+"""Part of the atoms that have to be on sites."""
+MOST_STRAIN = 0.0135
+"""Greatest principal strain that idealising the lattice may take: what a strain of 1 % leaves beside its mean."""
+LEAST_RESIDUAL = 0.02
+"""Distance from its ideal place, in nearest-neighbour distances, that a site may have in any case."""
+STANDARD_ERRORS = 5.0
+"""The same in standard errors of the mean position."""
+SAME_KIND = 0.3
+"""Sites whose species fractions differ by less are of one kind."""
+
+
+class Setting(NamedTuple):
+    """The way from the primitive cell to the standard cell: ``standard = matrix @ primitive + origin``, fractional."""
+
+    matrix: Float[np.ndarray, "3 3"]
+    origin: Float[np.ndarray, "3"]
+
+
+class AverageCell(NamedTuple):
+    """The crystal that a damaged structure is made of copies of.
+
+    Attributes:
+        crystal: the standard conventional cell, idealised and without vacancies. A site that several species share has
+            one atom a species, weighted by its fraction.
+        space_group: 1 to 230, of that cell.
+        arrangement_group: the same with species ignored: what the sites alone are.
+        sites: Cartesian positions of the sites of `crystal`, Å.
+        occupancies: part of the copies of each site that is filled; above 1 where an atom between sites was taken for
+            one on it.
+        spreads: root mean square displacement (length of the vector) of the atoms of each site, Å.
+        copies: number of primitive cells in the structure.
+        rotation: from the structure's frame to that of `crystal`, proper: ``r_standard = rotation @ r``.
+        strain: greatest principal strain that idealising the lattice took.
+        d_nn: mean nearest-neighbour distance of the ideal crystal, Å.
+        evidence: figure of merit, the logarithm (nats) of the likelihood ratio of Bragg peaks to none; infinite where
+            the structure's own cell was taken.
+        motif: the primitive cell in the structure's frame, and the atoms on its sites; `motif.lattice` is the lattice.
+        setting: how the standard cell follows from it.
+    """
+
+    crystal: Crystal
+    space_group: int
+    arrangement_group: int
+    sites: Float[np.ndarray, "sites 3"]
+    occupancies: Float[np.ndarray, " sites"]
+    spreads: Float[np.ndarray, " sites"]
+    copies: int
+    rotation: Float[np.ndarray, "3 3"]
+    strain: float
+    d_nn: float
+    evidence: float
+    motif: Motif
+    setting: Setting
+
+
+def average_cell(structure: Crystal, *, symprec: float = 0.01) -> AverageCell | None:
+    """The standard cell of the crystal that a damaged structure is made of, or None when it shows no lattice.
+
+    Cell and orientation of the structure may be any. A structure that is symmetric in its own cell and is no supercell
+    of its average, a pristine one mostly, is taken as it is, as :func:`~jaxclear.crystals.standard_cell` takes it; so
+    is one of few atoms. A lattice strained by up to 1 % is idealised.
+
+    Species decide where they are ordered: rock salt has group 225 and two kinds of sites. They do not where they are
+    mixed at random: the sites of a disordered alloy are of one kind, with the fractions of its species. The group with
+    species ignored is given beside.
+
+    Args:
+        structure: checked.
+        symprec: tolerance of the symmetry search in the structure as given, Å.
+
+    Returns:
+        The average, or None: for a glass or a liquid, damage beyond recognition, or fewer than three periods.
+    """
+    if not structure.pbc.all():
+        return None
+    found = _from_diffraction(structure)
+    if found is not None and found.space_group >= LOWEST_STANDARD_GROUP and _on_average(found, symprec):
+        return found
+    own = _as_given(structure, symprec)
+    return found if own is None else own
+
+
+def _on_average(found: AverageCell, symprec: float) -> bool:
+    """Whether the atoms are where the average has them."""
+    return bool(np.all(found.motif.site_of_atom >= 0)) and float(found.spreads.max()) < symprec
+
+
+def _from_diffraction(structure: Crystal) -> AverageCell | None:
+    """The average over the lattice of the Bragg peaks; of the cut-offs the first with a group that has axes."""
+    cell = lattices.reduced(structure.cell) @ structure.cell
+    d_nn = motifs.spacing(structure, cell)
+    _, kinds = np.unique(structure.numbers, return_inverse=True)
+    counts = np.bincount(kinds, weights=structure.occupancies)
+    whole = lattices.spectrum(
+        cell, structure.positions, kinds, structure.occupancies, cutoff=CUTOFFS[0] / d_nn
+    )
+    best = None
+    for cutoff in CUTOFFS:
+        waves = int(np.searchsorted(whole.lengths, cutoff / d_nn))
+        part = lattices.Spectrum(whole.indices[:waves], whole.lengths[:waves], whole.amplitudes[:, :waves])
+        peaks = lattices.find_sublattice(part, *lattices.signal(part, counts))
+        if peaks is None or peaks.evidence < LEAST_EVIDENCE:
+            continue
+        primitive = np.linalg.inv(peaks.basis).T @ cell
+        motif = motif_of(structure, lattices.reduced(primitive) @ primitive, d_nn=d_nn)
+        if motif is None:
+            continue
+        found = standardised(structure, motif, copies=_copies(cell, motif), evidence=peaks.evidence, d_nn=d_nn)
+        if found.space_group >= LOWEST_STANDARD_GROUP:
+            return found
+        best = best or found
+    return best
+
+
+def _copies(cell: Float[np.ndarray, "3 3"], motif: Motif) -> int:
+    return round(abs(float(np.linalg.det(cell) / np.linalg.det(motif.lattice))))
+
+
+def motif_of(structure: Crystal, primitive: Float[np.ndarray, "3 3"], *, d_nn: float) -> Motif | None:
+    """The averaged motif of a structure, or None when its atoms are not on sites.
+
+    A translation that maps the motif onto itself makes the lattice finer: a chance peak had made it coarse.
+
+    Args:
+        structure: checked.
+        primitive: lattice vectors, a reduced basis.
+        d_nn: an estimate of the nearest-neighbour distance, Å.
+    """
+    while True:
+        motif = motifs.average(primitive, structure.positions, structure.occupancies, d_nn=d_nn)
+        on_sites = float(np.mean(motif.site_of_atom >= 0))
+        if on_sites < LEAST_ON_SITES or np.sqrt(motif.variances.mean() / 3) > MOST_SPREAD * d_nn:
+            return None
+        kinds = _kinds(_shares(structure, motif))
+        translation = pure_translation(motif.lattice, _fractions(motif), kinds, allowed=_allowed(motif, d_nn))
+        if translation is None:
+            return motif
+        order = round(1 / np.abs(translation[translation != 0]).min())
+        basis = lattices.hermite(np.vstack([order * np.eye(3), np.rint(order * translation)]).astype(np.int64))
+        primitive = basis @ motif.lattice / order
+        primitive = lattices.reduced(primitive) @ primitive
+
+
+def _fractions(motif: Motif) -> Float[np.ndarray, "sites 3"]:
+    return motif.sites @ np.linalg.inv(motif.lattice)
+
+
+def _allowed(motif: Motif, d_nn: float) -> Float[np.ndarray, " sites"]:
+    """How far each site may be from its ideal place, by the errors of the means, Å."""
+    counts = np.bincount(motif.site_of_atom[motif.site_of_atom >= 0], minlength=len(motif.sites))
+    freedom = max(1, counts.sum() - len(counts))
+    variance = (motif.variances * counts).sum() / freedom / 3
+    return np.maximum(LEAST_RESIDUAL * d_nn, STANDARD_ERRORS * np.sqrt(variance / np.maximum(counts, 1)))
+
+
+def _shares(structure: Crystal, motif: Motif) -> Float[np.ndarray, "sites species"]:
+    """Fractions of the species, in the order of their numbers, on each site."""
+    species, of_atom = np.unique(structure.numbers, return_inverse=True)
+    on_site = motif.site_of_atom >= 0
+    table = np.zeros((len(motif.sites), len(species)))
+    np.add.at(table, (motif.site_of_atom[on_site], of_atom[on_site]), structure.occupancies[on_site])
+    return table / table.sum(axis=1, keepdims=True)
+
+
+def _kinds(shares: Float[np.ndarray, "sites species"]) -> Int[np.ndarray, " sites"]:
+    """Numbers of the kinds of sites: those whose species fractions are alike, or alike to a third one's."""
+    kinds = np.arange(len(shares))
+    for i in range(len(shares)):
+        for j in range(i):
+            if kinds[i] != kinds[j] and np.abs(shares[i] - shares[j]).max() < SAME_KIND:
+                kinds[kinds == kinds[i]] = kinds[j]
+    return np.unique(kinds, return_inverse=True)[1]
+
+
+def standardised(
+    structure: Crystal, motif: Motif, *, copies: int, evidence: float, d_nn: float
+) -> AverageCell:
+    """The standard cell of a motif.
+
+    Args:
+        structure: that the motif is of.
+        motif: sites and atoms.
+        copies: number of primitive cells.
+        evidence: of the lattice, nats.
+        d_nn: an estimate of the nearest-neighbour distance, Å.
+    """
+    shares = _shares(structure, motif)
+    kinds = _kinds(shares)
+    ideal = idealised(motif.lattice, _fractions(motif), kinds, strain=MOST_STRAIN, allowed=_allowed(motif, d_nn))
+    cell = _sites_cell(ideal.lattice, ideal.fractions, kinds, structure.name)
+    dataset = symmetry_dataset(cell, symprec=1e-3 * d_nn)
+    if dataset is None:
+        raise RuntimeError(f"expected a space group of the motif of {structure.name}, got none from spglib")
+    standard, sites = _filled(structure, dataset, shares, kinds)
+    setting = Setting(np.array(dataset.transformation_matrix), np.array(dataset.origin_shift))
+    owners = _nearest_site(sites @ np.linalg.inv(standard.cell), setting, ideal.lattice, ideal.fractions)[0]
+    return AverageCell(
+        crystal=standard,
+        space_group=int(dataset.number),
+        arrangement_group=_arrangement_group(cell, 1e-3 * d_nn),
+        sites=sites,
+        occupancies=motif.weights[owners] / copies,
+        spreads=np.sqrt(motif.variances[owners]),
+        copies=copies,
+        rotation=_rotation(motif.lattice, setting, standard.cell),
+        strain=ideal.strain,
+        d_nn=nearest_neighbour_distance(cluster(standard).positions),
+        evidence=evidence,
+        motif=motif,
+        setting=setting,
+    )
+
+
+def _sites_cell(
+    lattice: Float[np.ndarray, "3 3"],
+    fractions: Float[np.ndarray, "sites 3"],
+    kinds: Int[np.ndarray, " sites"],
+    name: str,
+) -> Crystal:
+    """A cell whose atomic numbers are kinds of sites, from 1."""
+    numbers = kinds.astype(np.int32) + 1
+    return Crystal(lattice, fractions @ lattice, numbers, np.ones(len(kinds)), np.ones(3, bool), name)
+
+
+def _arrangement_group(sites: Crystal, symprec: float) -> int:
+    """Space group of the sites with their kinds ignored; 0 when there is none."""
+    dataset = symmetry_dataset(sites._replace(numbers=np.ones_like(sites.numbers)), symprec=symprec)
+    return 0 if dataset is None else int(dataset.number)
+
+
+def _filled(
+    structure: Crystal, dataset: Any, shares: Float[np.ndarray, "sites species"], kinds: Int[np.ndarray, " sites"]
+) -> tuple[Crystal, Float[np.ndarray, "standard 3"]]:
+    """The standard cell of a dataset with the species of each kind of site, and its sites, Å."""
+    cell = np.array(dataset.std_lattice, dtype=np.float64)
+    sites = np.array(dataset.std_positions, dtype=np.float64) @ cell
+    contents = np.stack([shares[kinds == kind].mean(axis=0) for kind in range(int(kinds.max()) + 1)])
+    site, species = np.nonzero(contents[np.array(dataset.std_types) - 1])
+    numbers = np.unique(structure.numbers)[species].astype(np.int32)
+    occupancies = np.minimum(contents[np.array(dataset.std_types)[site] - 1, species], 1.0)
+    return Crystal(cell, sites[site], numbers, occupancies, np.ones(3, bool), structure.name), sites
+
+
+def _nearest_site(
+    standard: Float[np.ndarray, "places 3"],
+    setting: Setting,
+    lattice: Float[np.ndarray, "3 3"],
+    fractions: Float[np.ndarray, "sites 3"],
+) -> tuple[Int[np.ndarray, " places"], Int[np.ndarray, "places 3"]]:
+    """The site of the primitive cell, and the lattice translation to its copy, at places in the standard cell."""
+    primitive = (standard - setting.origin) @ np.linalg.inv(setting.matrix).T
+    gaps = primitive[:, None] - fractions
+    steps = np.rint(gaps)
+    owners = (((gaps - steps) @ lattice) ** 2).sum(axis=-1).argmin(axis=1)
+    return owners, steps[np.arange(len(owners)), owners].astype(np.int64)
+
+
+def _rotation(
+    lattice: Float[np.ndarray, "3 3"], setting: Setting, standard: Float[np.ndarray, "3 3"]
+) -> Float[np.ndarray, "3 3"]:
+    """The rotation nearest to the map from the structure's frame to the standard one."""
+    left, _, right = np.linalg.svd(standard.T @ setting.matrix @ np.linalg.inv(lattice.T))
+    return left @ right
+
+
+def _as_given(structure: Crystal, symprec: float) -> AverageCell | None:
+    """The structure's own cell as its average, where it has a group with axes."""
+    if np.linalg.det(structure.cell) < 0:
+        structure = structure._replace(cell=-structure.cell)
+    dataset = symmetry_dataset(structure, symprec=symprec)
+    if dataset is None or dataset.number < LOWEST_STANDARD_GROUP:
+        return None
+    standard = standard_cell(structure, symprec=symprec).crystal
+    setting = Setting(np.array(dataset.transformation_matrix), np.array(dataset.origin_shift))
+    count = len(structure.numbers)
+    motif = Motif(
+        lattice=structure.cell,
+        sites=structure.positions,
+        site_of_atom=np.arange(count),
+        steps=np.zeros((count, 3), dtype=np.int64),
+        displacements=np.zeros((count, 3)),
+        weights=structure.occupancies,
+    )
+    sites = np.array(dataset.std_positions, dtype=np.float64) @ standard.cell
+    return AverageCell(
+        crystal=standard,
+        space_group=int(dataset.number),
+        arrangement_group=_arrangement_group(structure, symprec),
+        sites=sites,
+        occupancies=np.ones(len(sites)),
+        spreads=np.zeros(len(sites)),
+        copies=1,
+        rotation=_rotation(structure.cell, setting, standard.cell),
+        strain=0.0,
+        d_nn=nearest_neighbour_distance(cluster(standard).positions),
+        evidence=np.inf,
+        motif=motif,
+        setting=setting,
+    )

@@ -1,0 +1,329 @@
+"""The lattice under a damaged crystal, from the Bragg peaks of its own cell.
+
+In a cell of any size and shape the structure factor lives on the cell's own reciprocal lattice. Atoms that are copies
+of a smaller cell scatter onto a sublattice of it, which displacements and vacancies weaken but do not move, while what
+they scatter elsewhere is a smooth background. The sublattice that explains the intensities best is the reciprocal
+lattice of the primitive cell, and exact: its basis vectors are integer combinations of those of the given cell.
+
+Wave vectors do not carry 2 pi. Lattice vectors are rows, in Å.
+
+Source: this project's; kinematic diffraction as in B. E. Warren, X-ray Diffraction (1969), chapters 3 and 13.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Complex, Float, Int
+
+SHELL = 100
+"""Wave vectors in a shell whose median gives the background."""
+FLOOR = 1e-3
+"""Least background, as a fraction of incoherent scattering; a pristine crystal has none of its own."""
+SIGNAL = 5.0
+"""Typical intensity of a Bragg peak over the background, in the prior of :func:`evidence`."""
+LEAST_PEAK = 6.0
+"""Intensities up to so many backgrounds are not tried as peaks."""
+MOST_REFUSED = 20
+"""Peaks in turn that belong to no lattice, after which the search ends."""
+COHERENT_PEAK = 15.0
+"""Intensity over the coherent background that no chance maximum among some hundred wave vectors reaches."""
+PRIMES = (2, 3, 5, 7)
+"""Indices of the sublattices that are tried at the end."""
+
+
+class Spectrum(NamedTuple):
+    """Structure factors of a cell on its reciprocal lattice, up to a cut-off and without the origin, sorted by length.
+
+    Of each pair of opposite wave vectors, which have the same intensity, there is one.
+    """
+
+    indices: Int[np.ndarray, "waves 3"]
+    """Integer coordinates in the reciprocal lattice of the cell."""
+    lengths: Float[np.ndarray, " waves"]
+    """1/Å."""
+    amplitudes: Complex[np.ndarray, "species waves"]
+    """Structure factor of the atoms of each species, each atom of weight 1."""
+
+
+class Sublattice(NamedTuple):
+    """A sublattice of the reciprocal lattice of a cell, and how well it explains the intensities."""
+
+    basis: Int[np.ndarray, "rank 3"]
+    """Integer coordinates in the reciprocal lattice of the cell; a Hermite normal form."""
+    evidence: float
+    """Logarithm (nats) of the likelihood ratio to a structure without any lattice."""
+
+
+def reduced(cell: Float[np.ndarray, "3 3"]) -> Int[np.ndarray, "3 3"]:
+    """The unimodular matrix that turns lattice vectors into a reduced, right-handed basis.
+
+    No vector gets shorter by adding integer multiples of one other, or plus or minus both others: what Minkowski asks
+    in three dimensions. Shortest vector first.
+
+    Args:
+        cell: lattice vectors; ``reduced(cell) @ cell`` is the reduced basis.
+    """
+    steps = np.eye(3, dtype=np.int64)
+    signs = [(s, t) for s in (1, -1) for t in (1, -1)]
+    while True:
+        vectors = steps @ cell
+        order = np.argsort((vectors**2).sum(axis=1), kind="stable")
+        steps, vectors = steps[order], vectors[order]
+        gram = vectors @ vectors.T
+        trials = [
+            (i, j, -int(np.round(gram[i, j] / gram[j, j]))) for i, j in ((2, 1), (2, 0), (1, 0))
+        ]
+        changed = False
+        for i, j, factor in trials:
+            if factor and gram[i, i] + 2 * factor * gram[i, j] + factor**2 * gram[j, j] < gram[i, i] * (1 - 1e-9):
+                steps[i] += factor * steps[j]
+                changed = True
+                break
+        if changed:
+            continue
+        sums = [steps[2] + s * steps[0] + t * steps[1] for s, t in signs]
+        squares = [float(((v @ cell) ** 2).sum()) for v in sums]
+        best = int(np.argmin(squares))
+        if squares[best] < gram[2, 2] * (1 - 1e-9):
+            steps[2] = sums[best]
+            continue
+        return steps if np.linalg.det(vectors) > 0 else -steps
+
+
+def spectrum(
+    cell: Float[np.ndarray, "3 3"],
+    positions: Float[np.ndarray, "atoms 3"],
+    kinds: Int[np.ndarray, " atoms"],
+    weights: Float[np.ndarray, " atoms"],
+    *,
+    cutoff: float,
+) -> Spectrum:
+    """Structure factors ``sum_j w_j exp(-2 pi i G . r_j)`` of a cell, apart for each kind of atom.
+
+    Exponentials factorise over the three indices, so the sums are one matrix product.
+
+    Args:
+        cell: a reduced basis.
+        positions: Cartesian, Å.
+        kinds: 0, 1, ... for each atom.
+        weights: of the atoms, their occupancies.
+        cutoff: greatest length of a wave vector, 1/Å.
+    """
+    order = np.argsort(np.linalg.norm(cell, axis=1))
+    inverse = np.linalg.inv(cell)
+    most = np.floor(cutoff * np.linalg.norm(cell, axis=1) + 1e-9).astype(int)[order]
+    ranges = [np.arange(0, most[0] + 1), np.arange(-most[1], most[1] + 1), np.arange(-most[2], most[2] + 1)]
+    fractions = (positions @ inverse)[:, order]
+    first, second, third = (
+        np.exp(-2j * np.pi * (fractions[:, axis : axis + 1] * ranges[axis])).astype(np.complex64) for axis in range(3)
+    )
+    grid = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, 3)
+    indices = np.empty_like(grid)
+    indices[:, order] = grid
+    square = ((indices @ inverse.T) ** 2).sum(axis=1)
+    upper = (grid[:, 0] > 0) | (grid[:, 1] > 0) | ((grid[:, 1] == 0) & (grid[:, 2] > 0))
+    kept = np.flatnonzero(upper & (square <= cutoff**2))
+    kept = kept[np.argsort(square[kept], kind="stable")]
+    amplitudes = []
+    for kind in range(int(kinds.max()) + 1):
+        atoms = kinds == kind
+        pairs = (first[atoms] * weights[atoms, None].astype(np.float32))[:, :, None] * second[atoms][:, None, :]
+        amplitudes.append((pairs.reshape(len(pairs), -1).T @ third[atoms]).ravel()[kept])
+    return Spectrum(indices[kept], np.sqrt(square[kept]), np.stack(amplitudes))
+
+
+def background(intensities: Float[np.ndarray, " waves"], *, floor: float) -> Float[np.ndarray, " waves"]:
+    """The mean of exponentially distributed intensities around each wave vector, from the median of shells.
+
+    Args:
+        intensities: sorted by the length of the wave vector.
+        floor: least background.
+    """
+    size = min(SHELL, len(intensities))
+    shells = len(intensities) // size
+    medians = np.median(intensities[: shells * size].reshape(shells, size), axis=1) / np.log(2)
+    centres = (np.arange(shells) + 0.5) * size
+    return np.maximum(np.interp(np.arange(len(intensities)), centres, medians), floor)
+
+
+def signal(
+    spectrum: Spectrum, counts: Float[np.ndarray, " species"]
+) -> tuple[Float[np.ndarray, " waves"], Float[np.ndarray, " waves"]]:
+    """Intensities in units of the background, and the part of the background that repeats itself from zone to zone.
+
+    Intensities are the greatest over all atoms alike and each species against the average: where species are ordered,
+    the difference of their structure factors has peaks that all atoms together lack; in a random alloy it is
+    background.
+
+    Args:
+        spectrum: structure factors.
+        counts: number of atoms of each species.
+    """
+    total = spectrum.amplitudes.sum(axis=0)
+    shares = counts / counts.sum()
+    channels = [(total, counts.sum())]
+    if len(counts) > 1:
+        contrasts = spectrum.amplitudes - shares[:, None] * total
+        channels += [(c, n * (1 - s)) for c, n, s in zip(contrasts, counts, shares, strict=True)]
+    ratios, coherences = [], []
+    for amplitude, incoherent in channels[: 2 if len(counts) == 2 else None]:
+        intensity = np.abs(amplitude.astype(np.complex128)) ** 2
+        level = background(intensity, floor=FLOOR * incoherent)
+        ratios.append(intensity / level)
+        coherences.append(coherence(level / incoherent, spectrum.lengths))
+    strongest = np.argmax(ratios, axis=0)[None]
+    return tuple(np.take_along_axis(np.array(a), strongest, axis=0)[0] for a in (ratios, coherences))
+
+
+def coherence(level: Float[np.ndarray, " waves"], lengths: Float[np.ndarray, " waves"]) -> Float[np.ndarray, " waves"]:
+    """The part of the background that is much the same in every zone.
+
+    Displacements of width ``sigma`` and vacancies of concentration ``c`` scatter ``1 - (1 - c) exp(-w)`` an atom beside
+    the Bragg peaks, ``w = (2 pi sigma G)^2``. What vacancies make of it repeats itself in every zone, and nearly so
+    the first order in the displacements, ``(1 - c) w exp(-w)``.
+
+    Args:
+        level: background an atom.
+        lengths: of the wave vectors, 1/Å.
+    """
+    below = np.minimum(level, 0.95)
+    slope, offset = np.polyfit(lengths**2, np.log1p(-below), 1, w=1 - below)
+    filled, exponent = min(1.0, float(np.exp(offset))), np.maximum(0.0, -slope * lengths**2)
+    return np.clip((1 - filled + filled * exponent * np.exp(-exponent)) / level, 0.0, 1.0)
+
+
+def evidence(ratios: Float[np.ndarray, " waves"]) -> Float[np.ndarray, " waves"]:
+    """Log-likelihood ratio (nats) of a Bragg peak to background, for intensities in units of the background.
+
+    Background is exponential, ``p(x) = exp(-x)``. The strength of a Bragg peak is unknown over decades:
+    ``p(x) = a / (a + x)^2`` with ``a = SIGNAL``.
+    """
+    return ratios - np.log(SIGNAL) - 2 * np.log1p(ratios / SIGNAL)
+
+
+def hermite(rows: Int[np.ndarray, "rows 3"]) -> Int[np.ndarray, "rank 3"]:
+    """The Hermite normal form of the integer lattice that rows span: upper triangular, without rows of zeros."""
+    left = [[int(value) for value in row] for row in rows]
+    form: list[list[int]] = []
+    for column in range(3):
+        while True:
+            left.sort(key=lambda row: abs(row[column]), reverse=True)
+            nonzero = [row for row in left if row[column]]
+            if len(nonzero) < 2:
+                break
+            pivot = nonzero[-1]
+            for row in nonzero[:-1]:
+                factor = row[column] // pivot[column]
+                row[:] = [a - factor * b for a, b in zip(row, pivot, strict=True)]
+        if nonzero:
+            pivot = nonzero[0]
+            left.remove(pivot)
+            pivot = pivot if pivot[column] > 0 else [-value for value in pivot]
+            for row in form:
+                factor = row[column] // pivot[column]
+                row[:] = [a - factor * b for a, b in zip(row, pivot, strict=True)]
+            form.append(pivot)
+    return np.array(form, dtype=np.int64).reshape(-1, 3)
+
+
+def members(indices: Int[np.ndarray, "waves 3"], basis: Int[np.ndarray, "rank 3"]) -> Bool[np.ndarray, " waves"]:
+    """Which integer vectors belong to the lattice with the given basis, of any rank."""
+    if len(basis) == 3:
+        coordinates = indices @ np.linalg.inv(basis)
+        return (np.abs(coordinates - np.rint(coordinates)) < 1e-6).all(axis=1)
+    coordinates = np.rint(indices @ np.linalg.pinv(basis.astype(float)))
+    return (np.abs(coordinates @ basis - indices) < 0.5).all(axis=1)
+
+
+def find_sublattice(
+    spectrum: Spectrum, ratios: Float[np.ndarray, " waves"], coherence: Float[np.ndarray, " waves"]
+) -> Sublattice | None:
+    """The sublattice with the greatest evidence, grown from the strongest peaks; None when they span no volume.
+
+    A peak is taken up when the wave vectors that the lattice gains with it have evidence (see :func:`gains`): a chance
+    maximum brings many without signal along. Last, sublattices of small prime index are tried, which mend what a wrong
+    peak did.
+
+    Args:
+        spectrum: structure factors.
+        ratios: intensities in units of the background.
+        coherence: the part of the background that repeats itself from one zone to the next.
+    """
+    indices = spectrum.indices.astype(float)
+    basis, inside = np.zeros((0, 3), dtype=np.int64), np.zeros(len(ratios), dtype=bool)
+    order = np.argsort(-ratios, kind="stable")
+    left = order[ratios[order] > LEAST_PEAK]
+    refused = 0
+    while len(left) and refused < MOST_REFUSED:
+        grown = hermite(np.vstack([basis, spectrum.indices[left[0]]]))
+        within = members(indices, grown)
+        extra = np.flatnonzero(within & ~inside)
+        if gains(ratios[extra], coherence[extra], np.ones((len(extra), 1), dtype=bool))[0] > 0:
+            basis, inside, refused = grown, within, 0
+            left = left[~inside[left]]
+        else:
+            left, refused = left[1:], refused + 1
+    if len(basis) < 3:
+        return None
+    basis = _thinned(indices, ratios, coherence, basis)
+    within = members(indices, basis)
+    total = gains(ratios[within], coherence[within], np.ones((int(within.sum()), 1), dtype=bool))[0]
+    return Sublattice(basis, float(total))
+
+
+def gains(
+    ratios: Float[np.ndarray, " waves"],
+    coherence: Float[np.ndarray, " waves"],
+    chosen: Bool[np.ndarray, "waves choices"],
+) -> Float[np.ndarray, " choices"]:
+    """Evidence (nats) that chosen wave vectors are Bragg peaks; at most 0 when they are not.
+
+    Evidence is summed up to the length beyond which it only falls: there displacements have washed the peaks out. Where
+    the background repeats itself from zone to zone one chance maximum comes back many times, so the sum proves nothing:
+    the greatest intensity has to be beyond what one such maximum reaches.
+
+    Args:
+        ratios: intensities in units of the background, by length of the wave vector.
+        coherence: the part of the background that repeats itself.
+        chosen: each column a choice.
+    """
+    if not len(ratios):
+        return np.zeros(chosen.shape[1])
+    sums = np.cumsum(np.where(chosen, evidence(ratios)[:, None], 0.0), axis=0)
+    last = np.argmax(sums, axis=0)[None]
+    best = np.take_along_axis(sums, last, axis=0)[0]
+    heights = np.where(chosen, (ratios / np.maximum(coherence, 1e-3))[:, None], 0.0)
+    highest = np.take_along_axis(np.maximum.accumulate(heights, axis=0), last, axis=0)[0]
+    return np.where(highest > COHERENT_PEAK, best, np.minimum(best, 0.0))
+
+
+def _thinned(
+    indices: Float[np.ndarray, "waves 3"],
+    ratios: Float[np.ndarray, " waves"],
+    coherence: Float[np.ndarray, " waves"],
+    basis: Int[np.ndarray, "3 3"],
+) -> Int[np.ndarray, "3 3"]:
+    """The sublattice of prime steps down from a lattice whose other wave vectors have no evidence."""
+    for prime in PRIMES:
+        functionals = projective(prime)
+        improved = True
+        while improved:
+            inside = np.flatnonzero(members(indices, basis))
+            coordinates = np.rint(indices[inside] @ np.linalg.inv(basis)).astype(np.int64)
+            outside = (coordinates @ functionals.T) % prime != 0
+            values = gains(ratios[inside], coherence[inside], outside)
+            worst = int(np.argmin(values))
+            improved = values[worst] <= 0 and bool(outside[:, worst].any())
+            if improved:
+                kept = coordinates[~outside[:, worst]] @ basis
+                basis = hermite(np.vstack([kept, prime * basis]))
+    return basis
+
+
+def projective(prime: int) -> Int[np.ndarray, "points 3"]:
+    """One vector of each line through the origin of the three-dimensional space over the integers modulo a prime."""
+    span = np.arange(prime)
+    plane = np.stack(np.meshgrid(span, span, indexing="ij"), axis=-1).reshape(-1, 2)
+    first = np.column_stack([np.ones(len(plane), dtype=np.int64), plane])
+    second = np.column_stack([np.zeros(prime, dtype=np.int64), np.ones(prime, dtype=np.int64), span])
+    return np.vstack([first, second, [[0, 0, 1]]])
