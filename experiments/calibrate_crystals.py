@@ -1,0 +1,243 @@
+"""How far to trust the crystal network: calibrated probabilities, and structures that belong to none of its classes.
+
+Source: C. Guo et al., ICML 2017 (temperature scaling, expected calibration error); Y. Sun et al., ICML 2022 (distance
+    to the nearest neighbours in feature space).
+Command: python -m experiments.calibrate_crystals STRUCTURES [--workdir DIR] [--ship]
+    STRUCTURES is a folder, an archive or a file of crystal structures; spglib labels them. With --ship the reference
+    and the results go into the package and into experiments/results/.
+Run time: 10 minutes on 2 busy CPU cores for 9,313 POSCAR files.
+Published: nothing to compare with.
+Own figure: experiments/results/calibrate_crystals.json.
+
+The reference is made of damaged training structures; temperature and threshold are chosen on damaged structures of the
+development elements; the figures are those of the test elements and of the strangers
+(`jaxclear.crystals.strangers`), which had no part in any choice. Members and strangers get the same random damage:
+"moderate" is half of what the network was trained on, "full" is all of it.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from experiments.crystal_study import (
+    Labelled,
+    damaged_batches,
+    evenly,
+    known_species,
+    labelled,
+    moderate_damage,
+    piece,
+    random_damage,
+    roles,
+)
+from experiments.train_crystals import provenance
+from jaxclear import models, training
+from jaxclear.crystals import outside
+from jaxclear.crystals.cells import cluster, standard_cell
+from jaxclear.crystals.strangers import Strangers, strangers
+from jaxclear.crystals.structures import Crystal
+from jaxclear.crystals.symmetry import CLASS_NAMES
+
+PACKAGE_REFERENCE = pathlib.Path(models.__file__).parent / "data" / "crystal-reference.safetensors"
+RESULTS = pathlib.Path(__file__).parent / "results" / "calibrate_crystals.json"
+KEPT = 0.95
+"""Share of the development structures that the threshold keeps."""
+BINS = 15
+"""Of the expected calibration error."""
+DAMAGES = {"moderate": moderate_damage, "full": random_damage}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of one run.
+
+    Attributes:
+        source: folder, archive or file of structures.
+        reference: damaged training structures to keep, of all classes together.
+        development: damaged structures of development elements.
+        tested: damaged structures of test elements.
+        copies: of each stranger, damaged differently.
+        seed: of the draws and the damage.
+    """
+
+    source: str
+    reference: int = 4200
+    development: int = 2800
+    tested: int = 2800
+    copies: int = 10
+    seed: int = 0
+
+
+def smoke_config(source: str) -> Config:
+    """Returns settings that run in seconds on a handful of structures."""
+    return Config(source=source, reference=14, development=14, tested=14, copies=1)
+
+
+def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+    """Calibrates, measures, and returns the results, written to `workdir` beside the reference.
+
+    Raises:
+        DatasetError: the source holds no usable structures.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    made_by = provenance()
+    study, model = labelled(config.source), models.load("crystal")
+    parts = roles(study.dataset)
+    clear = ~study.dataset.near_degenerate
+    images, _ = _members(study, parts.training, config.reference, config.seed, random_damage)
+    reference = outside.Reference(outside.features_of(model, images), 1.0, 2.0)
+    development = parts.development[clear[parts.development]]
+    images, labels = _members(study, development, config.development, config.seed + 1, moderate_damage)
+    temperature = fitted_temperature(_logits(model, images), labels)
+    threshold = float(np.quantile(outside.scores(model, images, reference), KEPT))
+    reference = reference._replace(temperature=temperature, threshold=threshold)
+    unknown = strangers()
+    figures = {}
+    for number, (name, damage) in enumerate(DAMAGES.items()):
+        seed = config.seed + 10 + number
+        members = _members(study, parts.test[clear[parts.test]], config.tested, seed, damage)
+        others = _damaged_strangers(unknown, known_species(study), config.copies, seed, damage)
+        figures[name] = _figures(model, reference, members, others)
+    results = {
+        "experiment": "calibrate_crystals",
+        "config": dataclasses.asdict(config) | {"source": pathlib.Path(config.source).name},
+        "network": model.metadata["sha256"],
+        "temperature": round(temperature, 4),
+        "threshold": round(threshold, 5),
+        "strangers": {"count": len(unknown.names), "space_groups": len(np.unique(unknown.space_groups))},
+        "figures": figures,
+        **made_by,
+    }
+    summary = {"command": "python -m experiments.calibrate_crystals STRUCTURES", "commit": results["commit"]}
+    outside.save(workdir / PACKAGE_REFERENCE.name, reference, model, json.dumps(summary))
+    (workdir / RESULTS.name).write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def _members(
+    study: Labelled, rows: Int[np.ndarray, " n"], count: int, seed: int, damage: Any
+) -> tuple[Float[np.ndarray, "N 64 64 3"], Int[np.ndarray, " N"]]:
+    """Fingerprints of damaged structures drawn equally from the classes, and their labels."""
+    rng = np.random.default_rng(seed)
+    drawn = evenly(study, rows, dict.fromkeys(CLASS_NAMES, count // len(CLASS_NAMES)), rng)
+    pieces = [piece(study, row, rng) for row in drawn.tolist()]
+    return damaged_batches(pieces, known_species(study), damage=damage, seed=seed), study.dataset.labels[drawn]
+
+
+def _damaged_strangers(
+    unknown: Strangers, species: Int[np.ndarray, " species"], copies: int, seed: int, damage: Any
+) -> Float[np.ndarray, "N 64 64 3"]:
+    """Fingerprints of damaged strangers, each cut from its standard cell where it has one."""
+    pieces = [_trimmed(cluster(standard_cell(crystal).crystal)) for crystal in unknown.crystals]
+    return damaged_batches(pieces * copies, species, damage=damage, seed=seed)
+
+
+def _trimmed(crystal: Crystal, most: int = 200) -> Crystal:
+    """The `most` atoms nearest to the centre, for large cells."""
+    order = np.argsort(np.linalg.norm(crystal.positions - crystal.positions.mean(axis=0), axis=1), kind="stable")
+    kept = np.sort(order[:most])
+    return crystal._replace(
+        positions=crystal.positions[kept], numbers=crystal.numbers[kept], occupancies=crystal.occupancies[kept]
+    )
+
+
+def _logits(model: models.LoadedModel, images: Float[np.ndarray, "N 64 64 3"]) -> Float[np.ndarray, "N K"]:
+    """Scores up to a constant a row, which neither softmax nor temperature notices."""
+    return np.log(np.maximum(training.predict(model.apply, model.variables, images), 1e-38))
+
+
+def fitted_temperature(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> float:
+    """The temperature with the lowest cross entropy."""
+    from scipy.optimize import minimize_scalar
+
+    def loss(logarithm: float) -> float:
+        chances = probabilities(logits, float(np.exp(logarithm)))
+        return -float(np.log(chances[np.arange(len(labels)), labels] + 1e-38).mean())
+
+    found: Any = minimize_scalar(loss, bounds=(-2.0, 3.0), method="bounded")
+    return float(np.exp(found.x))
+
+
+def probabilities(logits: Float[np.ndarray, "N K"], temperature: float) -> Float[np.ndarray, "N K"]:
+    """Softmax of scores divided by a temperature."""
+    scaled = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+    return scaled / scaled.sum(axis=1, keepdims=True)
+
+
+def calibration_error(chances: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> float:
+    """Expected calibration error: distance of confidence to accuracy, averaged over bins of confidence by their size."""
+    confidence, correct = chances.max(axis=1), chances.argmax(axis=1) == labels
+    index = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [abs((correct[index == b].astype(float) - confidence[index == b]).sum()) for b in range(BINS)]
+    return float(sum(gaps) / len(labels))
+
+
+def auroc(members: Float[np.ndarray, " M"], others: Float[np.ndarray, " N"]) -> float:
+    """The chance that a stranger's score is above a member's, ties half."""
+    ranks = np.concatenate([members, others])
+    _, inverse, counts = np.unique(ranks, return_inverse=True, return_counts=True)
+    mean_rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    total = mean_rank[len(members) :].sum() - len(others) * (len(others) + 1) / 2
+    return float(total / (len(members) * len(others)))
+
+
+def _figures(
+    model: models.LoadedModel,
+    reference: outside.Reference,
+    members: tuple[Float[np.ndarray, "N 64 64 3"], Int[np.ndarray, " N"]],
+    others: Float[np.ndarray, "M 64 64 3"],
+) -> dict[str, Any]:
+    """Calibration on members, and how well strangers are told from them."""
+    images, labels = members
+    logits, foreign = _logits(model, images), _logits(model, others)
+    inside, out = outside.scores(model, images, reference), outside.scores(model, others, reference)
+    before, after = (probabilities(logits, t) for t in (1.0, reference.temperature))
+    surest = probabilities(foreign, reference.temperature).max(axis=1)
+    return {
+        "members": len(labels),
+        "strangers": len(others),
+        "accuracy_percent": round(100 * float((after.argmax(axis=1) == labels).mean()), 2),
+        "calibration_error_percent": {
+            "without temperature": round(100 * calibration_error(before, labels), 2),
+            "with temperature": round(100 * calibration_error(after, labels), 2),
+        },
+        "auroc": {
+            "distance to neighbours": round(auroc(inside, out), 4),
+            "softmax": round(auroc(-after.max(axis=1), -surest), 4),
+        },
+        "members_kept_percent": round(100 * float((inside <= reference.threshold).mean()), 2),
+        "strangers_accepted_percent": round(100 * float((out <= reference.threshold).mean()), 2),
+        "strangers_accepted_at_95_percent_of_members_percent": round(
+            100 * float((out <= np.quantile(inside, KEPT)).mean()), 2
+        ),
+        "strangers_with_softmax_above_0.9_percent": round(100 * float((surest > 0.9).mean()), 2),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the experiment from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="folder, archive or file of crystal structures")
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("workdir/calibrate_crystals"))
+    parser.add_argument("--ship", action="store_true", help="write reference and results into the checkout")
+    options = parser.parse_args(arguments)
+    try:
+        results = run(Config(source=options.source), options.workdir)
+    except ValueError as error:
+        sys.exit(f"calibrate_crystals: error: {error}")
+    if options.ship:
+        PACKAGE_REFERENCE.write_bytes((options.workdir / PACKAGE_REFERENCE.name).read_bytes())
+        RESULTS.write_bytes((options.workdir / RESULTS.name).read_bytes())
+    for name, figures in results["figures"].items():
+        print(name, json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
