@@ -172,7 +172,7 @@ def probabilities(logits: Float[np.ndarray, "N K"], temperature: float) -> Float
 
 
 def calibration_error(chances: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> float:
-    """Expected calibration error: distance of confidence to accuracy, averaged over bins of confidence by their size."""
+    """Expected calibration error: distance of confidence to accuracy, averaged over bins of confidence by size."""
     confidence, correct = chances.max(axis=1), chances.argmax(axis=1) == labels
     index = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = [abs((correct[index == b].astype(float) - confidence[index == b]).sum()) for b in range(BINS)]
