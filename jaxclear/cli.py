@@ -1,4 +1,4 @@
-"""The command line: `jaxclear demo`, `classify`, `explain`, `map`. Nothing heavy is imported before a command needs it.
+"""The command line: `jaxclear demo`, `classify`, `explain`, `map`, `fetch`. Heavy imports wait until they are needed.
 
 Exit codes: 0 done, 1 some files could not be used, 2 nothing could or a mistake in the call, 130 interrupted, 141 the
 reader of the output went away.
@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_classify(commands)
     _add_explain(commands)
     _add_map(commands)
+    _add_fetch(commands)
     return parser
 
 
@@ -151,8 +152,30 @@ def _add_map(commands: "argparse._SubParsersAction[_Parser]") -> None:
     _add_out(mapping, "jaxclear-map")
 
 
-def _add_out(command: argparse.ArgumentParser, default: str, more: str = "") -> None:
-    command.add_argument("--out", type=Path, metavar="DIR", help=f"folder for the pictures (default ./{default}{more})")
+def _add_fetch(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    fetch = commands.add_parser(
+        "fetch",
+        help="structures from a data base that speaks OPTIMADE, as a folder of files to train on",
+        description="Writes the structures of a provider that pass a filter to a folder, one CIF file each. The same "
+        "command again goes on where the last one stopped.",
+    )
+    fetch.add_argument(
+        "provider",
+        metavar="PROVIDER",
+        help="aflow, mp, nomad, oqmd, … or the base address of a server, the part before /v1",
+    )
+    fetch.add_argument(
+        "--filter",
+        default="nelements=1",
+        metavar="FILTER",
+        help="in the OPTIMADE language (default nelements=1, elemental solids)",
+    )
+    fetch.add_argument("--max", type=int, metavar="N", help="structures in the folder at most (default: all)")
+    _add_out(fetch, "jaxclear-fetch", what="structures")
+
+
+def _add_out(command: argparse.ArgumentParser, default: str, more: str = "", *, what: str = "pictures") -> None:
+    command.add_argument("--out", type=Path, metavar="DIR", help=f"folder for the {what} (default ./{default}{more})")
     command.set_defaults(default_out=Path(default))
 
 

@@ -18,6 +18,7 @@ from jaxclear.crystals.datasets import LabelledStructures
 from jaxclear.crystals.defects import displacements, vacancies
 from jaxclear.crystals.explain import CrystalExplanation, explain, explain_clusters, explain_kernel
 from jaxclear.crystals.fingerprint import Beam, fingerprint, fingerprint_kernel
+from jaxclear.crystals.optimade import Fetched, OptimadeError, load_optimade
 from jaxclear.crystals.peak_tables import PeakTable, explain_peaks
 from jaxclear.crystals.peaks import PeakIndex, index_peaks
 from jaxclear.crystals.prototypes import PROTOTYPES, Prototype, members
@@ -34,7 +35,9 @@ __all__ = [
     "ClassificationReport",
     "Crystal",
     "CrystalExplanation",
+    "Fetched",
     "LabelledStructures",
+    "OptimadeError",
     "PaddedAtoms",
     "PeakIndex",
     "PeakTable",
@@ -58,6 +61,7 @@ __all__ = [
     "from_ase",
     "from_pymatgen",
     "index_peaks",
+    "load_optimade",
     "map_regions",
     "members",
     "near_degenerate",
