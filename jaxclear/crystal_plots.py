@@ -51,42 +51,58 @@ def peaks_figure(found: "CrystalExplanation", row: int, table: "PeakTable") -> "
     for axis, words in zip(panels, ("diffraction fingerprint", f"CLEAR map, {table.class_name} named"), strict=True):
         axis.set_title(words, color=FOREGROUND, fontsize=11, pad=7)
     draw_image(panels[0], stretched(found.fingerprint[row]))
-    draw_image(panels[1], _brightened(turned(found.rgb[row])))
-    _name_regions(panels[1], table)
+    draw_image(panels[1], brightened(turned(found.rgb[row])))
+    name_regions(panels[1], table)
     colour = found.colours[found.class_names.index(table.class_name)]
     _draw_families(figure.add_axes((0.775, 0.1, 0.125, 0.767)), table, colour)
     return figure
 
 
-def _brightened(colours: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
+def brightened(colours: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
     """Colours of the same hue with the square root of their brightness."""
     return colours / np.sqrt(np.maximum(colours.max(axis=-1, keepdims=True), 1e-6))
 
 
-def _name_regions(axis: "Axes", table: "PeakTable") -> None:
-    """Writes a region's families outside of it, as seen from the beam; a name that would cover another is left out."""
+def name_regions(axis: "Axes", table: "PeakTable", *, size: float = 8.5) -> None:
+    """Writes a region's families outside of it, as seen from the beam; a name that would cover another is left out.
+
+    Args:
+        axis: where the map is drawn, its pixels one unit wide.
+        table: the peaks of the class that is named.
+        size: of the letters, points, for a map about 4 inches wide.
+    """
     from matplotlib.patheffects import withStroke
 
-    size = axis.get_xlim()[1] + 0.5
-    beam = size / 2 - 0.5
+    pixels = axis.get_xlim()[1] + 0.5
+    shown = [region for region in table.regions if region.share >= LEAST_SHARE]
+    bright = np.array([region.centre for region in shown]).reshape(-1, 2)
+    outline = [withStroke(linewidth=2.2, foreground="black")]
     taken: list[tuple[float, float, float]] = []
-    for region in table.regions:
-        if region.share < LEAST_SHARE or not region.families:
-            continue
+    for region in shown:
         words = "+".join(name.strip("{}").replace(" ", ",") for name in region.families)
-        away = np.array(region.centre) - beam
-        length = float(np.linalg.norm(away)) or 1.0
         half = 0.75 * len(words)
-        for step in (4.2, -4.6):
-            x, y = np.array(region.centre) + away / length * step * np.array([1 + 0.12 * half, 1.0])
-            x = float(np.clip(x, half + 0.3, size - 1.3 - half))
-            y = float(np.clip(y, 1.0, size - 2.0))
-            if all(abs(x - u) > half + v + 0.4 or abs(y - w) > 2.4 for u, w, v in taken):
-                taken.append((x, y, half))
-                outline = [withStroke(linewidth=2.2, foreground="black")]
-                style = {"color": FOREGROUND, "fontsize": 8.5, "ha": "center", "va": "center"}
-                axis.text(x, y, words, path_effects=outline, **style)
-                break
+        free = [place for place in _places(region.centre, half, pixels) if not _covers(place, half, taken)]
+        clear = [place for place in free if not np.any(np.all(np.abs(bright - place) < (half + 1.2, 2.4), axis=1))]
+        if words and free:
+            x, y = (clear or free)[0]
+            taken.append((x, y, half))
+            style = {"color": FOREGROUND, "fontsize": size, "ha": "center", "va": "center"}
+            axis.text(x, y, words, path_effects=outline, **style)
+
+
+def _places(centre: tuple[float, float], half: float, pixels: float) -> list[tuple[float, float]]:
+    """Where the name of a region may stand: away from the beam, beside it, and towards the beam."""
+    x, y = centre
+    right, up = np.sign(x - pixels / 2) or 1.0, np.sign(y - pixels / 2) or 1.0
+    across = half + 2.1
+    tried = [(0, 3.4 * up), (across * right, 0), (across * right, 2.2 * up), (-across * right, 0), (0, -3.4 * up)]
+    inside = [(x + dx, y + dy) for dx, dy in tried]
+    return [(u, v) for u, v in inside if half <= u <= pixels - 1 - half and 1 <= v <= pixels - 2]
+
+
+def _covers(place: tuple[float, float], half: float, taken: list[tuple[float, float, float]]) -> bool:
+    """Whether a name at a place would cover another."""
+    return any(abs(place[0] - x) <= half + other + 0.4 and abs(place[1] - y) <= 2.4 for x, y, other in taken)
 
 
 def _draw_families(axis: "Axes", table: "PeakTable", colour: Float[np.ndarray, "3"]) -> None:
