@@ -64,6 +64,7 @@ class CrystalExplanation(NamedTuple):
         space_groups: what spglib found on the way at the tolerance of the orientation; None where it was not asked or
             found nothing.
         clusters: the finite pieces that were put in the beam, unscaled (Å).
+        d_nn: (B,), the length by which each was divided, Å.
     """
 
     fingerprint: Float[np.ndarray, "B 64 64 3"]
@@ -78,6 +79,7 @@ class CrystalExplanation(NamedTuple):
     orientations: tuple[Orientation, ...]
     space_groups: tuple[int | None, ...]
     clusters: tuple[Crystal, ...]
+    d_nn: Float[np.ndarray, " B"]
 
 
 def explain_kernel(
@@ -263,6 +265,7 @@ def explain_oriented(
         orientations=tuple(piece.orientation for piece in pieces),
         space_groups=tuple(piece.space_group for piece in pieces),
         clusters=tuple(clusters),
+        d_nn=lengths,
     )
 
 

@@ -73,7 +73,6 @@ def explain_peaks(
     wanted: str | int | None = None,
     *,
     cell: Crystal | None = None,
-    d_nn: float | None = None,
     response: Float[np.ndarray, "x y *channels"] | None = None,
     threshold: float = 0.1,
 ) -> PeakTable:
@@ -87,7 +86,6 @@ def explain_peaks(
         wanted: the class, its name or number; the predicted one by default.
         cell: the cell that the cluster was cut from. By default it is found in the cluster by its symmetry, which a
             damaged cluster does not have.
-        d_nn: length by which the cluster was divided, Å; its mean nearest-neighbour distance by default.
         response: the class's response (x, y) or, by channel, (x, y, 3), as `jaxclear.class_responses` returns it; by
             default the CLEAR map where the class is dominant.
         threshold: a region is where the response is above this part of its maximum.
@@ -113,7 +111,7 @@ def explain_peaks(
     if response.shape not in (expected, expected[:2]):
         raise PeakError(f"expected a response of shape {expected} or {expected[:2]}, got {response.shape}")
     cluster = found.clusters[row]
-    index = index_peaks(cell_of(cluster) if cell is None else cell, cluster, d_nn=d_nn)
+    index = index_peaks(cell_of(cluster) if cell is None else cell, cluster, d_nn=float(found.d_nn[row]))
     positive = np.maximum(np.asarray(response, np.float64), 0)
     parts = _attributed(positive, index)
     summed = positive if positive.ndim == 2 else positive.sum(axis=-1)
