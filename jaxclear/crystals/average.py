@@ -25,9 +25,11 @@ from jaxclear.crystals.structures import Crystal
 
 CUTOFFS = (3.0, 2.0)
 """Greatest wave vectors, in units of 1 / nearest-neighbour distance, tried in turn."""
-LEAST_EVIDENCE = 40.0
+LEAST_OCCUPANCIES = (0.3, 0.1)
+"""Of a site, relative to the median, tried in turn: few copies of a large motif may leave a site nearly empty."""
+LEAST_EVIDENCE = 30.0
 """nats; random atoms with a hard core stay below."""
-MOST_SPREAD = 0.25
+MOST_SPREAD = 0.3
 """Greatest standard deviation of a coordinate, in nearest-neighbour distances, of atoms that are on sites."""
 LEAST_ON_SITES = 0.75
 """Part of the atoms that have to be on sites."""
@@ -134,13 +136,15 @@ def _from_diffraction(structure: Crystal) -> AverageCell | None:
         if peaks is None or peaks.evidence < LEAST_EVIDENCE:
             continue
         primitive = np.linalg.inv(peaks.basis).T @ cell
-        motif = motif_of(structure, lattices.reduced(primitive) @ primitive, d_nn=d_nn)
-        if motif is None:
-            continue
-        found = standardised(structure, motif, copies=_copies(cell, motif), evidence=peaks.evidence, d_nn=d_nn)
-        if found.space_group >= LOWEST_STANDARD_GROUP:
-            return found
-        best = best or found
+        primitive = lattices.reduced(primitive) @ primitive
+        for least in LEAST_OCCUPANCIES:
+            motif = motif_of(structure, primitive, d_nn=d_nn, least_occupancy=least)
+            if motif is None:
+                continue
+            found = standardised(structure, motif, copies=_copies(cell, motif), evidence=peaks.evidence, d_nn=d_nn)
+            if found.space_group >= LOWEST_STANDARD_GROUP:
+                return found
+            best = best or found
     return best
 
 
@@ -148,7 +152,9 @@ def _copies(cell: Float[np.ndarray, "3 3"], motif: Motif) -> int:
     return round(abs(float(np.linalg.det(cell) / np.linalg.det(motif.lattice))))
 
 
-def motif_of(structure: Crystal, primitive: Float[np.ndarray, "3 3"], *, d_nn: float) -> Motif | None:
+def motif_of(
+    structure: Crystal, primitive: Float[np.ndarray, "3 3"], *, d_nn: float, least_occupancy: float
+) -> Motif | None:
     """The averaged motif of a structure, or None when its atoms are not on sites.
 
     A translation that maps the motif onto itself makes the lattice finer: a chance peak had made it coarse.
@@ -157,9 +163,12 @@ def motif_of(structure: Crystal, primitive: Float[np.ndarray, "3 3"], *, d_nn: f
         structure: checked.
         primitive: lattice vectors, a reduced basis.
         d_nn: an estimate of the nearest-neighbour distance, Å.
+        least_occupancy: of a site, relative to the median.
     """
     while True:
-        motif = motifs.average(primitive, structure.positions, structure.occupancies, d_nn=d_nn)
+        motif = motifs.average(
+            primitive, structure.positions, structure.occupancies, d_nn=d_nn, least_occupancy=least_occupancy
+        )
         on_sites = float(np.mean(motif.site_of_atom >= 0))
         if on_sites < LEAST_ON_SITES or np.sqrt(motif.variances.mean() / 3) > MOST_SPREAD * d_nn:
             return None
@@ -225,7 +234,7 @@ def standardised(
         raise RuntimeError(f"expected a space group of the motif of {structure.name}, got none from spglib")
     standard, sites = _filled(structure, dataset, shares, kinds)
     setting = Setting(np.array(dataset.transformation_matrix), np.array(dataset.origin_shift))
-    owners = _nearest_site(sites @ np.linalg.inv(standard.cell), setting, ideal.lattice, ideal.fractions)[0]
+    owners = _located(sites @ np.linalg.inv(standard.cell), setting, motif)[0]
     return AverageCell(
         crystal=standard,
         space_group=int(dataset.number),
@@ -273,17 +282,25 @@ def _filled(
     return Crystal(cell, sites[site], numbers, occupancies, np.ones(3, bool), structure.name), sites
 
 
-def _nearest_site(
-    standard: Float[np.ndarray, "places 3"],
-    setting: Setting,
-    lattice: Float[np.ndarray, "3 3"],
-    fractions: Float[np.ndarray, "sites 3"],
+def nearest_site(
+    standard: Float[np.ndarray, "places 3"], average: AverageCell
 ) -> tuple[Int[np.ndarray, " places"], Int[np.ndarray, "places 3"]]:
-    """The site of the primitive cell, and the lattice translation to its copy, at places in the standard cell."""
+    """The site of the motif, and the lattice translation to its copy, at places in the standard cell.
+
+    Args:
+        standard: fractional coordinates in the standard cell.
+        average: whose motif is meant.
+    """
+    return _located(standard, average.setting, average.motif)
+
+
+def _located(
+    standard: Float[np.ndarray, "places 3"], setting: Setting, motif: Motif
+) -> tuple[Int[np.ndarray, " places"], Int[np.ndarray, "places 3"]]:
     primitive = (standard - setting.origin) @ np.linalg.inv(setting.matrix).T
-    gaps = primitive[:, None] - fractions
+    gaps = primitive[:, None] - _fractions(motif)
     steps = np.rint(gaps)
-    owners = (((gaps - steps) @ lattice) ** 2).sum(axis=-1).argmin(axis=1)
+    owners = (((gaps - steps) @ motif.lattice) ** 2).sum(axis=-1).argmin(axis=1)
     return owners, steps[np.arange(len(owners)), owners].astype(np.int64)
 
 

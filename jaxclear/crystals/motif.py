@@ -18,10 +18,9 @@ GRID = 0.2
 """Spacing of the density grid, in nearest-neighbour distances."""
 SMOOTHING = 0.2
 """Standard deviation by which the density is smoothed, in nearest-neighbour distances."""
-LEAST_DENSITY = 0.35
-"""A maximum lower than this part of the highest one is no site."""
 LEAST_OCCUPANCY = 0.3
-"""A site with less than this part of the median occupancy is no site: atoms between the sites make such."""
+"""A site with less than this part of the median occupancy, or a maximum lower than this part of the highest one, is no
+site: atoms between the sites make such."""
 REACH = 0.5
 """Atoms farther than this from every site, in nearest-neighbour distances, belong to none."""
 ROUNDS = 4
@@ -87,6 +86,7 @@ def average(
     weights: Float[np.ndarray, " atoms"],
     *,
     d_nn: float,
+    least_occupancy: float = LEAST_OCCUPANCY,
 ) -> Motif:
     """The motif of atoms folded into a primitive cell.
 
@@ -95,11 +95,12 @@ def average(
         positions: Cartesian, Å.
         weights: occupancies of the atoms.
         d_nn: nearest-neighbour distance of the sites, Å; an estimate will do.
+        least_occupancy: of a site, relative to the median.
     """
-    sites = _maxima(lattice, positions, weights, d_nn)
+    sites = _maxima(lattice, positions, weights, d_nn, least_occupancy)
     for _ in range(ROUNDS):
         motif = assigned(lattice, sites, positions, weights, reach=REACH * d_nn)
-        strong = motif.weights > LEAST_OCCUPANCY * np.median(motif.weights)
+        strong = motif.weights > least_occupancy * np.median(motif.weights)
         sites = motif.sites[strong]
     return assigned(lattice, sites, positions, weights, reach=REACH * d_nn)
 
@@ -151,6 +152,7 @@ def _maxima(
     positions: Float[np.ndarray, "atoms 3"],
     weights: Float[np.ndarray, " atoms"],
     d_nn: float,
+    least: float,
 ) -> Float[np.ndarray, "sites 3"]:
     """Maxima of the smoothed density of atoms folded into a cell, Cartesian, highest first and apart."""
     shape = np.maximum(4, np.ceil(np.linalg.norm(lattice, axis=1) / (GRID * d_nn))).astype(int)
@@ -160,7 +162,7 @@ def _maxima(
     frequencies = np.stack(np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in shape), indexing="ij"), axis=-1)
     squares = ((frequencies @ inverse.T) ** 2).sum(axis=-1)
     smooth = np.fft.ifftn(np.fft.fftn(density) * np.exp(-2 * (np.pi * SMOOTHING * d_nn) ** 2 * squares)).real
-    highest = smooth > LEAST_DENSITY * smooth.max()
+    highest = smooth > least * smooth.max()
     for step in _NEIGHBOURS:
         # Strict on one side: of two equal neighbours one stays.
         highest &= (smooth >= np.roll(smooth, step, (0, 1, 2))) & (smooth > np.roll(smooth, -step, (0, 1, 2)))
