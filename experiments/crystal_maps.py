@@ -108,7 +108,7 @@ def run(
         plot.save(peaks_gallery(samples, found, tables, name), workdir / f"crystal_maps-{name}-peaks.png")
         results[name] = {
             "sha256": model.metadata["sha256"],
-            "crystals": {sample.name: _entry(sample, tables[row], layers, row) for row, sample in enumerate(samples)},
+            "crystals": {sample.name: _entry(sample, found, layers, row) for row, sample in enumerate(samples)},
         }
         say(f"{name}: after {time.perf_counter() - started:.0f} s")
     document = {
@@ -140,7 +140,8 @@ def _templates(
     return np.asarray(respond(model.variables, images).responses.sum(axis=0))
 
 
-def _entry(sample: Sample, table: PeakTable, layers: Sequence[LayerResponses], row: int) -> dict[str, Any]:
+def _entry(sample: Sample, found: CrystalExplanation, layers: Sequence[LayerResponses], row: int) -> dict[str, Any]:
+    table = explain_peaks(found, row)
     return {
         "class": CLASS_NAMES[sample.label],
         "named": table.class_name,
@@ -158,14 +159,20 @@ def _entry(sample: Sample, table: PeakTable, layers: Sequence[LayerResponses], r
         "beside_all_peaks": round(table.beside, 4),
         "bright_regions": len(table.regions),
         "units": {
-            found.layer: {
-                "most_activated": found.units[row].tolist(),
-                "activations": found.activations[row].round(3).tolist(),
-                "share_of_response_by_channel": _channel_shares(found.responses[:, row]),
+            layer.layer: {
+                "most_activated": layer.units[row].tolist(),
+                "activations": layer.activations[row].round(3).tolist(),
+                "share_of_response_by_channel": _channel_shares(layer.responses[:, row]),
+                "beside_all_peaks": round(_beside(found, row, layer.responses[:, row]), 4),
             }
-            for found in layers
+            for layer in layers
         },
     }
+
+
+def _beside(found: CrystalExplanation, row: int, responses: Float[np.ndarray, "n 64 64 3"]) -> float:
+    """The part of the units' summed positive response that lies under no peak of its own channel."""
+    return explain_peaks(found, row, response=np.maximum(responses, 0).sum(axis=0)).beside
 
 
 def _channel_shares(responses: Float[np.ndarray, "n 64 64 3"]) -> list[list[float]]:
