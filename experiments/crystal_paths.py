@@ -27,6 +27,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -74,10 +75,10 @@ class Config:
     structures: int = 120
     cells: int = 5
     fractions: int = 21
-    points: int = 221
+    points: int = 201
     elements: int = 5
     tolerances: tuple[float, ...] = (0.01, 0.1)
-    window_offsets: tuple[float, ...] = tuple(float(x) for x in np.geomspace(1e-5, 0.1, 41))
+    window_offsets: tuple[float, ...] = tuple(float(x) for x in np.geomspace(1e-5, 0.1, 25))
     seed: int = 0
 
 
@@ -166,8 +167,13 @@ def run(
         "seconds": round(time.perf_counter() - started, 1),
         **made_by,
     }
-    (workdir / RESULTS.name).write_text(json.dumps(results, indent=1) + "\n")
+    (workdir / RESULTS.name).write_text(_compact(json.dumps(results, indent=1, ensure_ascii=False)) + "\n")
     return results
+
+
+def _compact(document: str) -> str:
+    """Indented JSON with each list of numbers on one line."""
+    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", document)
 
 
 def _removal_path(config: Config, model: models.LoadedModel) -> dict[str, Any]:
@@ -271,8 +277,8 @@ def _summary(probabilities: Float[np.ndarray, "points structures K"]) -> dict[st
     """Mean, spread and named class over the structures at each point."""
     named = np.eye(probabilities.shape[-1])[probabilities.argmax(axis=-1)].mean(axis=1)
     return {
-        "mean": probabilities.mean(axis=1, dtype=np.float64).round(5).tolist(),
-        "standard_deviation": probabilities.std(axis=1, dtype=np.float64).round(5).tolist(),
+        "mean": probabilities.mean(axis=1, dtype=np.float64).round(4).tolist(),
+        "standard_deviation": probabilities.std(axis=1, dtype=np.float64).round(4).tolist(),
         "named": named.round(4).tolist(),
     }
 
