@@ -2,7 +2,7 @@
 
 Labels are what spglib says, and only where it says the same at several tolerances: a structure on the edge between two
 groups has no label to learn from. Nothing is lost silently: what was dropped is counted by reason, what could not be
-read is listed with its message.
+read is listed with its message. Copies of one structure, of which published sets are full, are named as such and kept.
 """
 
 import contextlib
