@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 
 from jaxclear.crystals.cells import MAX_ATOMS
 from jaxclear.crystals.explain import OrientedCluster, class_probabilities, shipped_model
+from jaxclear.crystals.recover import recover
 from jaxclear.crystals.structures import MIN_DISTANCE, Crystal, StructureError, completed_cell, read, to_ase
 
 if TYPE_CHECKING:
@@ -235,7 +236,16 @@ def _orienter(orient: Orient | str) -> Orient:
         return orient
     if orient == "as given":
         return lambda region: region
+    if orient == "recover":
+        return _recovered
     raise RegionError(f'expected orient to be "as given", "recover" or a function, got {orient!r}')
+
+
+def _recovered(region: Crystal) -> OrientedCluster | None:
+    found = recover(region)
+    if found is None:
+        return None
+    return OrientedCluster(region.name, found.cluster, "standard", found.space_group, found.d_nn)
 
 
 def _oriented(piece: OrientedCluster | Crystal | None) -> OrientedCluster | None:

@@ -10,7 +10,7 @@ from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxclear.crystals import StructureError, map_regions, read
+from jaxclear.crystals import Crystal, StructureError, map_regions, read
 from jaxclear.crystals.explain import OrientedCluster
 from jaxclear.crystals.regions import RegionError, _Cutter, _grid, _Surroundings, write
 
@@ -99,7 +99,7 @@ def test_regions_are_those_of_a_plain_loop_over_images(seed, count, pbc, shape, 
     cell = 4 * np.eye(3) + rng.uniform(-1.2, 1.2, (3, 3))
     fractions = rng.uniform(-0.5, 1.5, (count, 3))
     atoms = ase.Atoms(rng.integers(1, 90, count), positions=fractions @ cell, cell=cell, pbc=pbc)
-    crystal = read(atoms)[0]
+    crystal = Crystal(cell, atoms.positions, atoms.numbers, np.ones(count), np.array(pbc), "random")
     centres = _grid(crystal, _Surroundings(crystal).positions, size, 3.0)[:5]
     cutter = _Cutter(crystal, _Surroundings(crystal), size, shape)
     steps = itertools.product(*(range(-6, 7) if periodic else (0,) for periodic in pbc))
