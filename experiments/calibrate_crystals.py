@@ -63,6 +63,7 @@ class Config:
         reference: damaged training structures to keep, of all classes together.
         development: damaged structures of development elements.
         tested: damaged structures of test elements.
+        strangers: at most so many of them.
         copies: of each stranger, damaged differently.
         seed: of the draws and the damage.
     """
@@ -71,13 +72,14 @@ class Config:
     reference: int = 4200
     development: int = 2800
     tested: int = 2800
+    strangers: int = 1000
     copies: int = 10
     seed: int = 0
 
 
 def smoke_config(source: str) -> Config:
     """Returns settings that run in seconds on a handful of structures."""
-    return Config(source=source, reference=14, development=14, tested=14, copies=1)
+    return Config(source=source, reference=14, development=14, tested=14, strangers=8, copies=1)
 
 
 def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     temperature = fitted_temperature(_logits(model, images), labels)
     threshold = float(np.quantile(outside.scores(model, images, reference), KEPT))
     reference = reference._replace(temperature=temperature, threshold=threshold)
-    unknown = strangers()
+    unknown = _some(strangers(), config.strangers)
     figures = {}
     for number, (name, damage) in enumerate(DAMAGES.items()):
         seed = config.seed + 10 + number
@@ -137,6 +139,17 @@ def _damaged_strangers(
     """Fingerprints of damaged strangers, each cut from its standard cell where it has one."""
     pieces = [_trimmed(cluster(standard_cell(crystal).crystal)) for crystal in unknown.crystals]
     return damaged_batches(pieces * copies, species, damage=damage, seed=seed)
+
+
+def _some(unknown: Strangers, count: int) -> Strangers:
+    """At most `count` of them, evenly from the list."""
+    chosen = np.unique(np.linspace(0, len(unknown.names) - 1, min(count, len(unknown.names))).astype(int))
+    return Strangers(
+        tuple(unknown.crystals[i] for i in chosen.tolist()),
+        tuple(unknown.names[i] for i in chosen.tolist()),
+        unknown.space_groups[chosen],
+        unknown.member_lattice[chosen],
+    )
 
 
 def _trimmed(crystal: Crystal, most: int = 200) -> Crystal:

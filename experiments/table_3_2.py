@@ -42,7 +42,8 @@ from jaxtyping import Bool, Int
 from experiments.crystal_study import Labelled, ball, labelled, roles
 from experiments.train_crystals import NearestNeighbour, provenance
 from jaxclear import models
-from jaxclear.crystals import average_cell, datasets, defects
+from jaxclear.crystals import datasets, defects
+from jaxclear.crystals.average import average_cell
 from jaxclear.crystals.explain import class_probabilities
 from jaxclear.crystals.fingerprint import fingerprint_clusters
 from jaxclear.crystals.scale import length_scales

@@ -4,14 +4,12 @@ import importlib
 import json
 import pathlib
 
-import ase.io
 import jax
 import numpy as np
 import pytest
-from ase.build import bulk
-from ase.spacegroup import crystal
 
 from jaxclear import models
+from solids import write_solids
 
 
 @pytest.fixture
@@ -22,17 +20,7 @@ def experiment(monkeypatch):
 
 @pytest.fixture
 def solids(tmp_path):
-    folder = tmp_path / "solids"
-    folder.mkdir()
-    for number, symbol in enumerate(("Cu", "Al", "Sn")):
-        a = 3.5 + 0.1 * number
-        for kind in ("sc", "fcc", "bcc", "diamond"):
-            ase.io.write(folder / f"{symbol}-{kind}.vasp", bulk(symbol, kind, a=a))
-        ase.io.write(folder / f"{symbol}-hcp.vasp", bulk(symbol, "hcp", a=a, c=1.6 * a))
-        for group, ratio in ((139, 1.8), (141, 0.6)):
-            atoms = crystal(symbol, [(0, 0, 0)], spacegroup=group, cellpar=[a, a, ratio * a, 90, 90, 90])
-            ase.io.write(folder / f"{symbol}-{group}.vasp", atoms)
-    return folder
+    return write_solids(tmp_path / "solids", ("Cu", "Al", "Sn"))
 
 
 def test_smoke(experiment, solids, tmp_path):
