@@ -356,7 +356,7 @@ def _draw_path(
         axis.text(value, 1.03, name, color=MUTED, fontsize=9, ha="center", transform=axis.get_xaxis_transform())
         at = int(np.argmin(np.abs(x - value)))
         axis.scatter([value], [mean[at].max()], color=colours[mean[at].argmax()], s=22, zorder=3)
-    axis.set_xticks([tick for tick in axis.get_xticks() if x[0] <= tick <= x[-1]])
+    axis.set_xticks([tick for tick in axis.get_xticks() if x[0] - 1e-9 <= tick <= x[-1] + 1e-9])
     axis.set_xlim(float(x[0]), float(x[-1]))
     axis.set_ylim(-0.02, 1.02)
     axis.tick_params(colors=MUTED, labelsize=9)
