@@ -1,6 +1,7 @@
 """Class-wise explanations of neural networks as transformations of pure functions."""
 
 from jaxclear.clear import ClearMap, clear_map, overlay, to_rgb
+from jaxclear.dataset import explain_dataset, open_store
 from jaxclear.heatmaps import HeatMap, binary_map, binary_rgb, heat_map, heat_rgb
 from jaxclear.responses import class_responses, coverage, layers, with_rule
 from jaxclear.rules import RULES, Rule
@@ -24,9 +25,11 @@ __all__ = [
     "class_responses",
     "clear_map",
     "coverage",
+    "explain_dataset",
     "heat_map",
     "heat_rgb",
     "layers",
+    "open_store",
     "overlay",
     "to_rgb",
     "unit_responses",

@@ -20,6 +20,7 @@ from jaxclear import models
 from jaxclear.clear import ClearMap
 from jaxclear.commands.terminal import Progress, complain, folder, one_line
 from jaxclear.heatmaps import HeatMap, heat_rgb
+from jaxclear.image_files import read_image
 from jaxclear.palettes import legible
 
 MANY_CLASSES = 20
@@ -111,50 +112,6 @@ def _imported(module_name: str, function_name: str) -> Callable[[Any, Any], Any]
     if not callable(value):
         raise ValueError(f"expected a function apply(variables, images), got {function_name!r}: {type(value).__name__}")
     return value
-
-
-def read_image(file: str, channels: int, input_shape: tuple[int, int, int] | None = None) -> Float[np.ndarray, "H W C"]:
-    """Returns an image file as float32 in [0, 1].
-
-    Args:
-        file: anything Pillow reads; 16-bit images are divided by 65535, floating-point ones have to be in [0, 1].
-        channels: 1 for grey or 3 for RGB.
-        input_shape: height, width and channels to resize to (bilinear); None keeps the size.
-
-    Raises:
-        ValueError: no image, or values that are not finite or outside [0, 1].
-    """
-    from PIL import Image
-
-    if Path(file).is_dir():
-        raise ValueError(f"{file}: expected an image file, got a folder; name the files in it")
-    if not Path(file).exists():
-        raise ValueError(f"{file}: expected an image file, got no such file; check the name")
-    try:
-        with Image.open(file) as opened:
-            opened.load()
-            picture = opened
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = f"{type(error).__name__}: {one_line(error)}".replace(f" '{file}'", "")
-        raise ValueError(
-            f"{file}: expected an image that Pillow reads, got another or a damaged file ({reason})"
-        ) from error
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        values = np.asarray(picture, np.float32) / (1 if picture.mode == "F" else 65535)
-        if not np.isfinite(values).all():
-            raise ValueError(f"{file}: expected finite values, got NaN or infinity; repair the image")
-        if values.min() < 0 or values.max() > 1:
-            raise ValueError(
-                f"{file}: expected values in [0, 1], got {values.min():g} to {values.max():g}; scale the image"
-            )
-        planes = [Image.fromarray(values)] * channels
-    else:
-        planes = picture.convert("L" if channels == 1 else "RGB").split()
-    if input_shape is not None:
-        size = input_shape[1], input_shape[0]
-        planes = [plane.resize(size, Image.Resampling.BILINEAR) for plane in planes]
-    scale = 1 if planes[0].mode == "F" else 255
-    return np.stack([np.asarray(plane, np.float32) / scale for plane in planes], axis=-1)
 
 
 def _report_coverage(model: _Model, rule: str, image: Float[np.ndarray, "H W C"], progress: Progress) -> int:

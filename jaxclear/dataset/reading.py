@@ -1,0 +1,209 @@
+"""Reading a store: lazy arrays, an index of its items, maps as they were explained, and colours made on the way."""
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxclear.clear import ClearMap, to_rgb
+from jaxclear.dataset.encoding import no_class
+from jaxclear.dataset.store import STRINGS, Store
+from jaxclear.palettes import legible
+
+__all__ = ["LazyArray", "LazyStrings", "StoredDataset", "open_store"]
+
+_INDEX_CHUNK = 2**20
+
+
+class LazyArray:
+    """An array of numbers on disk; what is asked for is read, as NumPy arrays.
+
+    Attributes:
+        shape: items first.
+        dtype: as NumPy's.
+        dimensions: their names.
+    """
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._tensor = store.array(name)
+        self.shape: tuple[int, ...] = tuple(self._tensor.shape)
+        self.dtype: np.dtype = np.dtype(self._tensor.dtype.numpy_dtype)
+        self.dimensions: tuple[str, ...] = tuple(self._tensor.domain.labels)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        # NumPy's rules for negative and absent bounds, which tensorstore does not have.
+        first, *others = key if isinstance(key, tuple) else (key,)
+        if isinstance(first, slice):
+            first = slice(*first.indices(len(self)))
+            if first.step < 0:
+                first = np.arange(len(self))[first]
+        elif not isinstance(first, type(Ellipsis)):
+            first = np.asarray(first)
+            first = np.flatnonzero(first) if first.dtype == bool else np.where(first < 0, first + len(self), first)
+            if first.size and not (first.min() >= 0 and first.max() < len(self)):
+                raise IndexError(f"expected items between 0 and {len(self) - 1}, got {first.tolist()}")
+            first = int(first) if first.ndim == 0 else first.astype(np.int64)
+        return np.asarray(self._tensor[(first, *others)].read().result())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return f"LazyArray{self.shape} of {self.dtype}"
+
+
+class LazyStrings:
+    """Strings on disk, one an item; the units that are asked for are read."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._unit, self._items = store.layout.unit, store.layout.items
+        self._read = functools.lru_cache(maxsize=8)(functools.partial(store.strings, name))
+
+    def __len__(self) -> int:
+        return self._items
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return [self._one(place) for place in range(*key.indices(self._items))]
+        if np.ndim(key):
+            return [self._one(int(place)) for place in np.asarray(key)]
+        return self._one(int(key))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self[:])
+
+    def _one(self, place: int) -> str:
+        if not -self._items <= place < self._items:
+            raise IndexError(f"expected an item between 0 and {self._items - 1}, got {place}")
+        unit, row = divmod(place % self._items, self._unit)
+        return self._read(unit)[row]
+
+
+class StoredDataset:
+    """A store that was written by `explain_dataset`.
+
+    `len(store)` is the number of items; `store["dominant_response"]` an array, lazy, with the item first.
+
+    Attributes:
+        path: its folder.
+        class_names: names of the classes; empty where none were given.
+        manifest: what it was made from and with.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._store = Store(path)
+        self.path = path
+        self.manifest = self._store.manifest
+        self.class_names: tuple[str, ...] = tuple(self.manifest.get("class_names", ()))
+        self._numeric = tuple(field.name for field in self._store.numeric)
+
+    def __len__(self) -> int:
+        return self._store.layout.items
+
+    def keys(self) -> tuple[str, ...]:
+        """The names of the arrays."""
+        return (*self._numeric, *STRINGS)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.keys()
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.keys():
+            raise KeyError(f"expected one of {', '.join(self.keys())}, got {name!r}")
+        return LazyStrings(self._store, name) if name in STRINGS else LazyArray(self._store, name)
+
+    @property
+    def missing(self) -> int:
+        """How many items belong to units that were not written yet."""
+        layout, there = self._store.layout, self._store.committed()
+        return sum(
+            min(layout.unit, layout.items - unit * layout.unit) for unit in range(layout.units) if unit not in there
+        )
+
+    def failures(self) -> list[tuple[int, str, str]]:
+        """Index, name and reason of each item that could not be used."""
+        return [(index, name, reason) for marker in self._store.markers() for index, name, reason in marker["failed"]]
+
+    def index(
+        self,
+        *,
+        label: int | Sequence[int] | None = None,
+        predicted: int | Sequence[int] | None = None,
+        prevailing: int | Sequence[int] | None = None,
+        correct: bool | None = None,
+        disagreement: bool | None = None,
+    ) -> Int[np.ndarray, " M"]:
+        """Returns the valid items that meet all conditions, in order.
+
+        Args:
+            label: their class, or one of several.
+            predicted: the class with the highest score.
+            prevailing: the class that dominates the most pixels.
+            correct: whether prediction and label agree; items without a label are neither.
+            disagreement: whether the prediction is another class than the prevailing one.
+
+        Raises:
+            ValueError: a condition on an array that this store does not have.
+        """
+        classes = {"label": label, "predicted_class": predicted, "prevailing_class": prevailing}
+        needed = {name for name, value in classes.items() if value is not None}
+        needed |= {"label", "predicted_class"} if correct is not None else set()
+        needed |= {"predicted_class", "prevailing_class"} if disagreement is not None else set()
+        if absent := needed - set(self._numeric):
+            raise ValueError(f"expected a store of CLEAR maps for these conditions, got one without {sorted(absent)}")
+        arrays = {name: self[name] for name in (*needed, "valid")}
+        found = [np.zeros(0, np.int64)]
+        for start in range(0, len(self), _INDEX_CHUNK):
+            part = {name: array[start : start + _INDEX_CHUNK] for name, array in arrays.items()}
+            kept = part["valid"].astype(bool)
+            for name, value in classes.items():
+                if value is not None:
+                    kept &= np.isin(part[name], np.atleast_1d(value))
+            if correct is not None:
+                kept &= (part["label"] >= 0) & ((part["label"] == part["predicted_class"]) == correct)
+            if disagreement is not None:
+                kept &= (part["predicted_class"] != part["prevailing_class"]) == disagreement
+            found.append(start + np.flatnonzero(kept))
+        return np.concatenate(found)
+
+    def clear_map(self, items: Any) -> ClearMap:
+        """Returns the CLEAR maps of items as `jaxclear.clear_map` returned them, the response in half precision.
+
+        Args:
+            items: a slice or indices.
+        """
+        chosen = np.arange(len(self))[items] if isinstance(items, slice) else np.atleast_1d(items)
+        classes = self["dominant_class"][chosen]
+        response = self["dominant_response"][chosen].astype(np.float32)
+        scale = self["response_scale"][chosen].reshape(-1, *[1] * (response.ndim - 1))
+        named = np.where(classes == no_class(classes.dtype), -1, classes.astype(np.int32))
+        return ClearMap(named, response * scale, self["class_scores"][chosen])  # pyright: ignore[reportArgumentType]
+
+    def rgb(self, items: Any, *, palette: Any = None) -> Float[Array, "B *spatial 3"]:
+        """Returns the CLEAR maps of items in colour.
+
+        Args:
+            items: a slice or indices.
+            palette: of `jaxclear.to_rgb`; by default colours that are legible on black.
+        """
+        found = self.clear_map(items)
+        return to_rgb(found, palette=legible(found.class_scores.shape[-1]) if palette is None else palette)
+
+
+def open_store(path: str | os.PathLike[str]) -> StoredDataset:
+    """Returns a store for reading, complete or not.
+
+    Args:
+        path: its folder.
+
+    Raises:
+        StoreError: there is none, or its metadata are damaged.
+    """
+    return StoredDataset(Path(path))

@@ -1,0 +1,221 @@
+"""Sources: anything with `__len__` and `__getitem__`, and the items that come out of it.
+
+An item is an array, a pair (array, label), a mapping with "image" (and "label", "id"), as Grain and TensorFlow Datasets
+give it, or an `Item`. Whatever an item raises when it is read becomes a `Failure`, never the end of a run.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Int, Shaped
+
+__all__ = ["ArraySource", "Failure", "ImageFiles", "Item", "Source", "identity", "read", "signature"]
+
+NO_LABEL = -1
+_SAMPLES = 16
+
+
+class Item(NamedTuple):
+    """One item of a source.
+
+    Attributes:
+        value: what the explanation takes a batch of: an array, or a tree of arrays; all without the batch axis.
+        label: its class, -1 where it has none.
+        id: its name; its index in the source by default.
+        extra: numbers that are stored beside the result, an array or scalar each.
+    """
+
+    value: Any
+    label: int = NO_LABEL
+    id: str | None = None
+    extra: Mapping[str, Any] = {}
+
+
+class Failure(NamedTuple):
+    """An item that could not be used, and why."""
+
+    id: str
+    reason: str
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What can be explained: it knows its length and gives each item for itself, in any order."""
+
+    def __len__(self) -> int:
+        """The number of items."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """One item."""
+        ...
+
+
+def read(source: Source, index: int) -> Item | Failure:
+    """Returns one item with its arrays on the host, or why it cannot be used."""
+    name = str(index)
+    try:
+        naming = getattr(source, "name", None)
+        if callable(naming):
+            name = str(naming(index))
+        item = _as_item(source[index], name)
+        value = jax.tree.map(_host_array, item.value)
+        for leaf in jax.tree.leaves(value):
+            _check(leaf)
+        return item._replace(value=value, label=int(item.label))
+    except Exception as error:  # whatever a reader raises belongs to its item
+        reason = " ".join(str(error).split())
+        return Failure(name, f"{type(error).__name__}: {reason}" if reason else type(error).__name__)
+
+
+def signature(value: Any) -> Any:
+    """Returns what a compiled program depends on: the tree of a value, its shapes and types."""
+    leaves, tree = jax.tree.flatten(value)
+    return tree, tuple((leaf.shape, leaf.dtype.str) for leaf in leaves)
+
+
+def identity(source: Source) -> dict[str, Any]:
+    """Returns what tells one source from another: its length, and its own `identity()` or the digests of 16 items.
+
+    Without a source's own identity a change of an item that is not among the 16 goes unnoticed.
+    """
+    count = len(source)
+    own = getattr(source, "identity", None)
+    if callable(own):
+        found = own()
+        return {"items": count, **(found if isinstance(found, dict) else {"identity": str(found)})}
+    chosen = sorted({round(k * (count - 1) / max(_SAMPLES - 1, 1)) for k in range(_SAMPLES)}) if count else []
+    return {"items": count, "samples": {str(index): _digest(read(source, index)) for index in chosen}}
+
+
+def _as_item(raw: Any, name: str) -> Item:
+    if isinstance(raw, Item):
+        return raw if raw.id is not None else raw._replace(id=name)
+    if isinstance(raw, Mapping):
+        if "image" not in raw:
+            raise ValueError(f"expected a mapping with 'image', got {sorted(map(str, raw))}")
+        raw = Item(raw["image"], raw.get("label", NO_LABEL), raw.get("id"))
+    elif type(raw) is tuple and len(raw) == 2:
+        raw = Item(*raw)
+    else:
+        raw = Item(raw)
+    identifier = raw.id.decode() if isinstance(raw.id, bytes) else raw.id
+    return raw._replace(id=name if identifier is None else str(identifier))
+
+
+def _host_array(leaf: Any) -> np.ndarray:
+    """The leaf on the host, in the type that JAX has for it: float32 for float64 unless 64 bits are enabled."""
+    array = np.asarray(leaf)
+    return (
+        array if array.dtype.kind not in "fiu" else array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    )
+
+
+def _check(leaf: np.ndarray) -> None:
+    if leaf.dtype.kind not in "fiub":
+        raise ValueError(f"expected arrays of numbers, got {leaf.dtype}")
+    if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+        raise ValueError("expected finite values, got NaN or infinity")
+
+
+def _digest(item: Item | Failure) -> str | None:
+    """A digest of an item's arrays; None where it cannot be read, which a later reading may mend."""
+    if isinstance(item, Failure):
+        return None
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(item.value):
+        digest.update(f"{leaf.dtype.str}{leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+class ArraySource:
+    """Images in memory or memory-mapped, with labels and names where there are any."""
+
+    def __init__(
+        self,
+        images: Shaped[np.ndarray, "N ..."],
+        labels: Int[np.ndarray, " N"] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> None:
+        for values, what in ((labels, "labels"), (ids, "ids")):
+            if values is not None and len(values) != len(images):
+                raise ValueError(f"expected {len(images)} {what}, one an image, got {len(values)}")
+        self._images, self._labels, self._ids = images, labels, ids
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Item:
+        label = NO_LABEL if self._labels is None else int(self._labels[index])
+        return Item(self._images[index], label, self.name(index))
+
+    def name(self, index: int) -> str:
+        """The name of an item."""
+        return str(index) if self._ids is None else str(self._ids[index])
+
+    def identity(self) -> dict[str, str]:
+        """Digests of all images, and of labels and names."""
+        pixels, others = hashlib.sha256(), hashlib.sha256()
+        for start in range(0, len(self._images), 1024):
+            pixels.update(np.ascontiguousarray(self._images[start : start + 1024]).tobytes())
+        others.update(repr((None if self._labels is None else np.asarray(self._labels).tolist(), self._ids)).encode())
+        return {"images": pixels.hexdigest(), "labels": others.hexdigest()}
+
+
+class ImageFiles:
+    """The image files of a folder, brought to one shape; a sub-folder with the name of a class is their label."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        channels: int = 3,
+        input_shape: tuple[int, int, int] | None = None,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        self._folder, self._channels, self._shape = Path(folder), channels, input_shape
+        self._classes = {name: k for k, name in enumerate(class_names)}
+        self._files = _listed(self._folder)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Item:
+        from jaxclear.image_files import read_image
+
+        image = read_image(str(self._folder / self._files[index]), self._channels, self._shape)
+        return Item(image, label_of(self._files[index], self._classes), self._files[index])
+
+    def name(self, index: int) -> str:
+        """The file's path in the folder."""
+        return self._files[index]
+
+    def identity(self) -> dict[str, str]:
+        """Digests of the names and of the sizes of all files."""
+        sizes = [(self._folder / file).stat().st_size for file in self._files]
+        return digests(self._files, sizes) | {"shape": str((self._shape, self._channels))}
+
+
+def digests(names: Sequence[str], sizes: Sequence[int]) -> dict[str, str]:
+    """Returns digests of the names and of the sizes of files."""
+    return {
+        what: hashlib.sha256("\n".join(map(str, values)).encode()).hexdigest()
+        for what, values in (("names", names), ("sizes", sizes))
+    }
+
+
+def label_of(file: str, classes: Mapping[str, int]) -> int:
+    """Returns the class that a folder on the way to a file is named after, the nearest one; -1 for none."""
+    return next((classes[part] for part in reversed(Path(file).parts[:-1]) if part in classes), NO_LABEL)
+
+
+def _listed(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise ValueError(f"expected a folder of images, got {str(folder)!r}; check the name")
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in files if not any(part.startswith(".") for part in path.parts))
