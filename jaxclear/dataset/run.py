@@ -98,7 +98,8 @@ def explain_dataset(
         unit: items that are written and committed at once; "auto" is 4,096 at most and less for large maps.
         batch: items a device works on at once; "auto" is what the device's memory and caches suggest.
         mesh: devices to use, of this process; all of its own by default.
-        rank: number of this process, from 0; from Slurm's or Kubernetes' environment by default, or else 0.
+        rank: number of this process, from 0; by default from the environment of Slurm or Kubernetes, from
+            `jax.distributed` where that is initialised, or else 0.
         world: how many processes there are.
         class_names: kept in the store for its readers.
         notes: texts by name that tell model and rule apart, compared on resumption and shown where they differ.
@@ -127,7 +128,7 @@ def explain_dataset(
         >>> done.items, done.failed
         (5, 0)
     """
-    where = place(rank, world)
+    where = _place(rank, world)
     for value, name in ((unit, "unit"), (batch, "batch")):
         if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"expected {name} as 'auto' or a whole number of at least 1, got {value!r}")
@@ -164,6 +165,14 @@ def explain_dataset(
     )
     tell("end", **done._asdict())
     return done
+
+
+def _place(rank: int | None, world: int | None) -> Place:
+    """This process's place; where nobody tells it, that in an initialised `jax.distributed`."""
+    where = place(rank, world)
+    if where.told_by == "default" and jax.process_count() > 1:
+        return Place(jax.process_index(), jax.process_count(), "jax.distributed")
+    return where
 
 
 class _Call(NamedTuple):
