@@ -98,7 +98,7 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     development = parts.development[clear[parts.development]]
     images, labels = _members(study, development, config.development, config.seed + 1, moderate_damage)
     temperature = fitted_temperature(_logits(model, images), labels)
-    threshold = float(np.quantile(outside.scores(model, images, reference), KEPT))
+    threshold = float(np.quantile(outside.outside_scores(model, images, reference), KEPT))
     reference = reference._replace(temperature=temperature, threshold=threshold)
     unknown = _some(strangers(), config.strangers)
     figures = {}
@@ -210,7 +210,7 @@ def _figures(
     """Calibration on members, and how well strangers are told from them."""
     images, labels = members
     logits, foreign = _logits(model, images), _logits(model, others)
-    inside, out = outside.scores(model, images, reference), outside.scores(model, others, reference)
+    inside, out = outside.outside_scores(model, images, reference), outside.outside_scores(model, others, reference)
     before, after = (probabilities(logits, t) for t in (1.0, reference.temperature))
     surest = probabilities(foreign, reference.temperature).max(axis=1)
     return {

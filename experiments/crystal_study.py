@@ -149,8 +149,9 @@ def damaged_batches(
     images = np.zeros((len(clusters), 64, 64, 3), np.float32)
     for part in scaled(clusters):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), part.atoms.species.shape[1]), len(part.rows))
+        size = min(_CHUNK, len(part.rows))
         for start in range(0, len(part.rows), _CHUNK):
-            chosen = np.resize(np.arange(start, min(start + _CHUNK, len(part.rows))), _CHUNK)
+            chosen = np.resize(np.arange(start, min(start + _CHUNK, len(part.rows))), size)
             atoms = PaddedAtoms(*(values[chosen] for values in part.atoms))
             made = damaged_images(shipped_variables(), keys[chosen], atoms, jnp.asarray(species), damage=damage)
             images[part.rows[chosen]] = np.asarray(made)

@@ -17,7 +17,7 @@ from ase.build import bulk, molecule
 from PIL import Image
 
 import jaxclear
-from jaxclear import cli, models
+from jaxclear import cli, crystals, models
 from jaxclear.commands import classify, demo, terminal
 
 NETWORK = """
@@ -147,17 +147,26 @@ def test_classify_as_json_is_one_document_and_reports_bad_files(capsys, files):
     assert not (files / "jaxclear-classify").exists()
 
 
-def test_classify_says_when_the_orientation_is_not_known(capsys, files):
-    atoms = bulk("Cu", cubic=True) * (3, 3, 3)
-    atoms.rattle(0.05, seed=0)
-    atoms.write(files / "shaken.vasp")
+def test_classify_finds_the_lattice_or_says_that_there_is_none(capsys, files):
+    damaged = crystals.displacements(crystals.vacancies(bulk("Cu", cubic=True) * (3, 3, 3), 0.2, seed=0), 0.06, seed=1)
+    damaged.rotate(33, (3, 1, 2), rotate_cell=True)
+    damaged.write(files / "damaged.vasp")
+    crystals.to_ase(crystals.amorphous("Zr")).write(files / "glass.vasp")
     bulk("NaCl", "rocksalt", a=5.64).write(files / "salt.vasp")
-    code, out, _ = run(capsys, "classify", "shaken.vasp", "salt.vasp", "--no-pictures")
+    code, out, _ = run(capsys, "classify", "damaged.vasp", "glass.vasp", "salt.vasp", "--no-pictures")
     assert code == 0
-    assert "as given [1]" in out
-    assert "[1] orientation kept as given (no axes to turn to: space group 1" in out
+    rows = [line.split() for line in out.splitlines()[1:4]]
+    assert (rows[0][1], rows[0][-1]) == ("fcc", "recovered")
+    assert rows[1][1:3] == ["no", "lattice"]
+    assert "[1] no lattice was found" in out
     assert "[2] a compound" in out
     assert not (files / "jaxclear-classify").exists()
+    code, out, _ = run(capsys, "classify", "damaged.vasp", "--json")
+    average = json.loads(out)["structures"][0]["average_cell"]
+    assert (average["space_group"], average["copies"]) == (225, 108)
+    rotation = np.array(average["rotation"])
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
+    assert set(json.loads(out)["seconds"]) == {"orientation", "network", "spglib", "total"}
 
 
 @pytest.mark.parametrize(

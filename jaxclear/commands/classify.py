@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import math
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +13,9 @@ from typing import Any, NamedTuple
 from jaxclear.commands.terminal import Progress, complain, fitted, folder, one_line
 from jaxclear.crystals.cells import Orientation
 from jaxclear.crystals.classify import Classification, ClassificationReport, classify_oriented
-from jaxclear.crystals.explain import OrientedCluster, orient, shipped_model
+from jaxclear.crystals.explain import shipped_model
+from jaxclear.crystals.orient import OrientedCluster, orient
+from jaxclear.crystals.recover import Recovered
 from jaxclear.crystals.structures import Crystal, read
 
 _CHUNK = 128
@@ -37,6 +41,8 @@ def run(options: argparse.Namespace) -> int:
     failures: list[dict[str, str]] = []
     entries: list[dict[str, Any]] = []
     footnotes: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
     for chunk in _chunks(options.files, orientation, failures, progress):
         progress.show(f"classifying {len(chunk)} structures", force=True)
         report = classify_oriented(
@@ -44,9 +50,9 @@ def run(options: argparse.Namespace) -> int:
             [work.piece for work in chunk],
             rule=options.rule,
             model=model,
-            asked=orientation,
             progress=lambda done: progress.show(f"{len(entries) + done} structures"),
         )
+        seconds = {step: seconds.get(step, 0.0) + spent for step, spent in report.seconds.items()}
         pictures = _draw(report, out, len(entries), progress) if out else [None] * len(chunk)
         progress.clear()
         if not options.json:
@@ -58,7 +64,9 @@ def run(options: argparse.Namespace) -> int:
         from jaxclear import __version__
 
         weights = {"network": "crystal", "sha256": model.metadata["sha256"]}
-        document = {"jaxclear": __version__, "weights": weights, "rule": options.rule}
+        seconds["total"] = time.perf_counter() - started
+        timings = {step: round(spent, 3) for step, spent in seconds.items()}
+        document = {"jaxclear": __version__, "weights": weights, "rule": options.rule, "seconds": timings}
         print(json.dumps({**document, "structures": entries, "failed": failures}, indent=1, ensure_ascii=False))
     elif entries:
         for note, number in footnotes.items():
@@ -100,12 +108,13 @@ def _attempt(work: Any, file: str, failures: list[dict[str, str]], progress: Pro
 
 def _print_rows(report: ClassificationReport, footnotes: dict[str, int], *, first: bool) -> None:
     if first:
-        header = ("structure".ljust(30), "class".ljust(8), "prob.".rjust(8), "runner-up".ljust(9), "prob.".rjust(8))
-        print("  ".join((*header, "spglib (1e-5 Å)".ljust(24), "orientation")))
+        header = ("structure".ljust(30), "answer".ljust(10), "class".ljust(8), "prob.".rjust(8), "runner-up".ljust(9))
+        print("  ".join((*header, "prob.".rjust(8), "spglib (1e-5 Å)".ljust(24), "orientation")))
     for result in report.results:
         marks = "".join(f"[{footnotes.setdefault(note, len(footnotes) + 1)}]" for note in result.notes)
         cells = (
             fitted(result.name, 30),
+            result.answer.ljust(10),
             result.predicted.ljust(8),
             f"{result.probability:.5f}".rjust(8),
             result.runner_up.ljust(9),
@@ -121,6 +130,9 @@ def _entry(work: _Work, result: Classification, picture: Path | None) -> dict[st
     return {
         "file": work.file,
         "name": result.name,
+        "answer": result.answer,
+        "verdict": result.verdict,
+        "outside_score": None if math.isnan(result.outside_score) else result.outside_score,
         "class": result.predicted,
         "probability": result.probability,
         "runner_up": result.runner_up,
@@ -128,9 +140,29 @@ def _entry(work: _Work, result: Classification, picture: Path | None) -> dict[st
         "probabilities": result.probabilities,
         "spglib": result.spglib._asdict(),
         "orientation": result.orientation,
+        "average_cell": None if result.recovered is None else _average(result.recovered),
         "notes": list(result.notes),
         "atoms": len(work.crystal.numbers),
         "picture": None if picture is None else str(picture),
+    }
+
+
+def _average(found: Recovered) -> dict[str, Any]:
+    """What was found of the undamaged crystal, in plain lists."""
+    average = found.average
+    return {
+        "space_group": average.space_group,
+        "space_group_without_species": average.arrangement_group,
+        "cell": average.crystal.cell.tolist(),
+        "numbers": average.crystal.numbers.tolist(),
+        "positions": average.crystal.positions.tolist(),
+        "sites": average.sites.tolist(),
+        "site_occupancies": average.occupancies.tolist(),
+        "site_displacements": average.spreads.tolist(),
+        "rotation": found.rotation.tolist(),
+        "lattice": found.lattice.tolist(),
+        "copies": average.copies,
+        "nearest_neighbour_distance": found.d_nn,
     }
 
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxclear.crystals.cells import Orientation, symmetry_dataset
-from jaxclear.crystals.explain import CrystalExplanation, OrientedCluster, explain_oriented, orient, shipped_model
+from jaxclear.crystals.explain import CrystalExplanation, Verdict, explain_oriented, shipped_model
+from jaxclear.crystals.orient import FoundOrientation, OrientedCluster, orient
+from jaxclear.crystals.recover import Recovered
 from jaxclear.crystals.structures import Crystal, read
 from jaxclear.crystals.symmetry import CLASS_NAMES, class_of_space_group
 from jaxclear.rules import Rule
@@ -46,13 +48,16 @@ class Classification(NamedTuple):
 
     Attributes:
         name: where the structure came from.
-        predicted: the most probable class.
-        probability: its softmax probability; how sure the network is, not how often it is right.
+        predicted: the class that the network holds most probable; to be believed when the verdict is "member".
+        probability: its calibrated probability among the classes.
         runner_up: the second most probable class.
         runner_up_probability: its probability.
         probabilities: of every class, by name.
+        verdict: "member" of the class, "outside" all of them, "no lattice" found, "unknown" for want of a reference.
+        outside_score: cosine distance to what the network has learnt, see :mod:`jaxclear.crystals.outside`.
         spglib: what spglib finds in the structure as given, at its own default tolerance.
-        orientation: "standard", or "as given" where the structure kept its axes.
+        orientation: how the axes were found, as :class:`~jaxclear.crystals.orient.OrientedCluster` has it.
+        recovered: lattice, rotation to the standard setting and averaged cell, where they were found.
         notes: what to keep in mind about this answer, one sentence each.
     """
 
@@ -62,9 +67,17 @@ class Classification(NamedTuple):
     runner_up: str
     runner_up_probability: float
     probabilities: dict[str, float]
+    verdict: Verdict
+    outside_score: float
     spglib: SpglibAnswer
-    orientation: Orientation
+    orientation: FoundOrientation
+    recovered: Recovered | None
     notes: tuple[str, ...]
+
+    @property
+    def answer(self) -> str:
+        """The class of a member, and the verdict of what is none."""
+        return self.predicted if self.verdict in ("member", "unknown") else self.verdict
 
 
 class ClassificationReport(NamedTuple):
@@ -75,8 +88,8 @@ class ClassificationReport(NamedTuple):
         explanation: the arrays behind them.
         version: of this package.
         weights: SHA-256 of the network's weights.
-        seconds: by step: "symmetry" (standard cells, spglib's answer), "network" (fingerprint, network and CLEAR map,
-            its compilation at the first call included).
+        seconds: by step: "orientation" (lattice and averaged cell), "network" (fingerprint, network and CLEAR map, its
+            compilation at the first call included), "spglib" (its answer beside).
     """
 
     results: tuple[Classification, ...]
@@ -114,9 +127,10 @@ def classify(
     Args:
         structures: anything :func:`~jaxclear.crystals.read` takes: files, ``ase.Atoms``, pymatgen structures, or many.
         rule: of the CLEAR maps.
-        orientation: "standard" turns each structure to its standard cell first; "as given" keeps its axes.
+        orientation: "standard" looks for the lattice of each structure, whatever its cell, its axes and its damage, and
+            turns it to its standard cell; "as given" keeps its axes.
         model: another network than the shipped one.
-        symprec: tolerance of the search for the standard cell, Å.
+        symprec: tolerance of the symmetry search in structures as given, Å.
 
     Raises:
         StructureError: when a structure cannot be used.
@@ -126,8 +140,8 @@ def classify(
     started = time.perf_counter()
     pieces = [orient(crystal, orientation=orientation, symprec=symprec) for crystal in crystals]
     seconds = time.perf_counter() - started
-    report = classify_oriented(crystals, pieces, rule=rule, model=model, asked=orientation, symprec=symprec)
-    return report._replace(seconds={**report.seconds, "symmetry": report.seconds["symmetry"] + seconds})
+    report = classify_oriented(crystals, pieces, rule=rule, model=model)
+    return report._replace(seconds={"orientation": seconds, **report.seconds})
 
 
 def classify_oriented(
@@ -136,8 +150,6 @@ def classify_oriented(
     *,
     rule: str | Rule = "guided",
     model: "LoadedModel | None" = None,
-    asked: Orientation = "standard",
-    symprec: float = 0.01,
     progress: Callable[[int], None] | None = None,
 ) -> ClassificationReport:
     """Returns the answers for structures whose clusters were cut already.
@@ -147,8 +159,6 @@ def classify_oriented(
         pieces: their clusters, as `jaxclear.crystals.explain.orient` returns them.
         rule: of the CLEAR maps.
         model: another network than the shipped one.
-        asked: the orientation that was asked for.
-        symprec: the tolerance it was searched with, for the notes.
         progress: called with the number of structures done.
 
     Raises:
@@ -160,58 +170,48 @@ def classify_oriented(
     started = time.perf_counter()
     explanation = explain_oriented(pieces, rule=rule, model=model, progress=progress)
     between = time.perf_counter()
-    results = tuple(
-        _answer(crystal, piece, probabilities, explanation.class_names, asked, symprec)
-        for crystal, piece, probabilities in zip(crystals, pieces, explanation.probabilities, strict=True)
-    )
-    seconds = {"symmetry": time.perf_counter() - between, "network": between - started}
+    both = zip(crystals, pieces, strict=True)
+    results = tuple(_answer(crystal, piece, explanation, row) for row, (crystal, piece) in enumerate(both))
+    seconds = {"network": between - started, "spglib": time.perf_counter() - between}
     weights = str(model.metadata.get("sha256", ""))
     return ClassificationReport(results, explanation, jaxclear.__version__, weights, seconds)
 
 
-def _answer(
-    crystal: Crystal,
-    piece: OrientedCluster,
-    probabilities: np.ndarray,
-    class_names: tuple[str, ...],
-    asked: Orientation,
-    symprec: float,
-) -> Classification:
+def _answer(crystal: Crystal, piece: OrientedCluster, explanation: CrystalExplanation, row: int) -> Classification:
+    names, probabilities = explanation.class_names, explanation.probabilities[row]
     first, second = (int(k) for k in np.argsort(-probabilities, kind="stable")[:2])
     return Classification(
         name=piece.name,
-        predicted=class_names[first],
+        predicted=names[first],
         probability=float(probabilities[first]),
-        runner_up=class_names[second],
+        runner_up=names[second],
         runner_up_probability=float(probabilities[second]),
-        probabilities={name: float(p) for name, p in zip(class_names, probabilities, strict=True)},
+        probabilities={name: float(p) for name, p in zip(names, probabilities, strict=True)},
+        verdict=explanation.verdicts[row],
+        outside_score=float(explanation.outside_scores[row]),
         spglib=spglib_answer(crystal),
         orientation=piece.orientation,
-        notes=tuple(_notes(crystal, piece, asked, symprec)),
+        recovered=piece.found,
+        notes=tuple(_notes(crystal, piece, explanation.verdicts[row])),
     )
 
 
-def _notes(crystal: Crystal, piece: OrientedCluster, asked: Orientation, symprec: float) -> list[str]:
+def _notes(crystal: Crystal, piece: OrientedCluster, verdict: Verdict) -> list[str]:
     """What to keep in mind about an answer."""
     notes = []
-    if asked == "standard" and piece.orientation == "as given":
-        if not crystal.pbc.all():
-            why = "without three periods no standard cell can be found"
-        elif piece.space_group is None:
-            why = f"no symmetry found at {symprec:g} Å"
-        else:
-            why = f"no axes to turn to: space group {piece.space_group} at {symprec:g} Å"
-        notes.append(f"orientation kept as given ({why}): right only if its axes are those of the undamaged crystal")
-    if piece.orientation == "standard" and piece.space_group and class_of_space_group(piece.space_group) is None:
+    if piece.orientation == "not found":
         notes.append(
-            f"space group {piece.space_group} at {symprec:g} Å is none of the network's classes; it has to name one of "
-            "them all the same"
+            "no lattice was found: the class is that of the axes as given, right only if they are those of the crystal"
         )
+    if verdict == "outside":
+        notes.append("unlike anything that the network has learnt: the class is the most similar one, not an answer")
+    if piece.space_group and class_of_space_group(piece.space_group) is None:
+        notes.append(f"averaged cell of space group {piece.space_group}, none of the network's classes")
     if len(set(piece.cluster.numbers.tolist())) > 1:
         notes.append(
-            "a compound: the network has learnt from elements alone, and may name the lattice of all its atoms"
+            "a compound: the network has learnt from elements, and names the lattice of the most similar arrangement"
         )
     count = len(piece.cluster.numbers)
     if count > 256:
-        notes.append(f"{count} atoms in the beam; the network has learnt from 128 to 256")
+        notes.append(f"{count} atoms in the beam; the network has learnt from 100 to 200")
     return notes

@@ -9,7 +9,7 @@ The function :func:`explain` has the name of its module; import the module's oth
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -17,8 +17,10 @@ from jaxtyping import Array, Float, Int
 
 from jaxclear.clear import ClearMap, clear_map, to_rgb
 from jaxclear.crystals.batching import run_batched
-from jaxclear.crystals.cells import Orientation, StandardCell, cluster, nearest_neighbour_distance, standard_cell
+from jaxclear.crystals.cells import Orientation, nearest_neighbour_distance
 from jaxclear.crystals.fingerprint import PUBLISHED, Beam, fingerprint_kernel
+from jaxclear.crystals.orient import FoundOrientation, OrientedCluster, orient
+from jaxclear.crystals.outside import Reference, outside_scores, reference_for
 from jaxclear.crystals.scale import length_scales
 from jaxclear.crystals.structures import Crystal, read
 from jaxclear.palettes import legible
@@ -45,24 +47,29 @@ class ExplanationArrays(NamedTuple):
     """The CLEAR map in colour, as :func:`jaxclear.to_rgb` draws it."""
 
 
+Verdict = Literal["member", "outside", "no lattice", "unknown"]
+"""Whether a structure belongs to the class that is named: "outside" when it is like none that the network has learnt,
+"no lattice" when its axes were looked for and not found, "unknown" for a network without a reference."""
+
+
 class CrystalExplanation(NamedTuple):
     """Explanations of structures, in their order; host arrays.
 
     Attributes:
         fingerprint: (B, 64, 64, 3), diffraction fingerprints in [0, 1].
         class_scores: (B, K), the network's logits.
-        probabilities: (B, K), their softmax.
+        probabilities: (B, K), softmax of the logits over the calibrated temperature, where the network has one.
         predicted_class: (B,), the most probable class.
         clear: the CLEAR maps.
         rgb: (B, 64, 64, 3), the CLEAR maps in colour.
         colours: (K, 3), each class's colour in them.
         class_names: one name a class.
         names: where each structure came from.
-        orientations: "standard" where the structure was turned to its standard conventional cell; "as given" where
-            that was asked for, or where no symmetry was found to turn it by: the answer then holds only if its axes
-            happen to be those of the standard cell.
-        space_groups: what spglib found on the way at the tolerance of the orientation; None where it was not asked or
-            found nothing.
+        verdicts: whether the class can be believed, see `Verdict`.
+        outside_scores: (B,), distance of each from what the network has learnt (:mod:`jaxclear.crystals.outside`); NaN
+            for a network without a reference.
+        orientations: how the axes were found, as `jaxclear.crystals.orient.OrientedCluster` has it.
+        space_groups: of the averaged cells; None where none was looked for or found.
         clusters: the finite pieces that were put in the beam, unscaled (Å).
         d_nn: (B,), the length by which each was divided, Å.
     """
@@ -76,7 +83,9 @@ class CrystalExplanation(NamedTuple):
     colours: Float[np.ndarray, "K 3"]
     class_names: tuple[str, ...]
     names: tuple[str, ...]
-    orientations: tuple[Orientation, ...]
+    verdicts: tuple[Verdict, ...]
+    outside_scores: Float[np.ndarray, " B"]
+    orientations: tuple[FoundOrientation, ...]
     space_groups: tuple[int | None, ...]
     clusters: tuple[Crystal, ...]
     d_nn: Float[np.ndarray, " B"]
@@ -143,18 +152,16 @@ def explain(
     orientation: Orientation = "standard",
     model: "LoadedModel | None" = None,
     symprec: float = 0.01,
-    angle_tolerance: float = -1.0,
 ) -> CrystalExplanation:
     """Returns class, fingerprint and CLEAR map of structures, computed in one compiled call for each 32 of a size.
 
     Args:
         structures: anything :func:`~jaxclear.crystals.read` takes: files, ``ase.Atoms``, pymatgen structures, or many.
         rule: a rule's name or a `jaxclear.Rule`. The published crystal maps are guided.
-        orientation: "standard" finds the standard conventional cell of each structure first; "as given" keeps its axes.
-            A structure in which no symmetry is found keeps them in both cases; `orientations` says so.
+        orientation: "standard" looks for the lattice of each structure, whatever its cell, its axes and its damage, and
+            turns it to its standard conventional cell; "as given" keeps its axes.
         model: another network than the shipped one, as `jaxclear.models.load` returns it.
-        symprec: tolerance of the search for the standard cell, Å.
-        angle_tolerance: its tolerance of angles in degrees; spglib's own choice when negative.
+        symprec: tolerance of the symmetry search in structures as given, Å.
 
     Raises:
         StructureError: when a structure cannot be used.
@@ -171,45 +178,8 @@ def explain(
     5.2; A. Ziletti et al., Nat. Commun. 9, 2775 (2018).
     """
     resolve(rule)
-    options = {"orientation": orientation, "symprec": symprec, "angle_tolerance": angle_tolerance}
-    return explain_oriented([orient(crystal, **options) for crystal in read(structures)], rule=rule, model=model)
-
-
-class OrientedCluster(NamedTuple):
-    """A finite piece of a crystal, ready for the beam, and how its axes were found."""
-
-    name: str
-    cluster: Crystal
-    orientation: Orientation
-    space_group: int | None
-    """Found on the way; None where it was not asked for or nothing was found."""
-    d_nn: float | None = None
-    """Nearest-neighbour distance of the undamaged crystal, Å, where it is known; the network's own measure is used
-    where it is not."""
-
-
-def orient(
-    crystal: Crystal,
-    *,
-    orientation: Orientation = "standard",
-    symprec: float = 0.01,
-    angle_tolerance: float = -1.0,
-) -> OrientedCluster:
-    """Returns the finite cluster of a structure, cut from its standard cell where it has one.
-
-    Arguments are those of :func:`explain`.
-
-    Raises:
-        StructureError: when the structure cannot be used.
-        ValueError: for an unknown orientation.
-    """
-    if orientation == "as given":
-        cell = StandardCell(crystal, 0, "as given")
-    elif orientation == "standard":
-        cell = standard_cell(crystal, symprec=symprec, angle_tolerance=angle_tolerance)
-    else:
-        raise ValueError(f'expected orientation "standard" or "as given", got {orientation!r}')
-    return OrientedCluster(crystal.name, cluster(cell.crystal), cell.orientation, cell.space_group or None)
+    pieces = [orient(crystal, orientation=orientation, symprec=symprec) for crystal in read(structures)]
+    return explain_oriented(pieces, rule=rule, model=model)
 
 
 def explain_clusters(
@@ -252,21 +222,37 @@ def explain_oriented(
     arrays: ExplanationArrays = run_batched(
         functools.partial(kernel, model.variables), clusters, d_nn=lengths, progress=progress
     )
+    scores = np.asarray(arrays.clear.class_scores)
+    reference = reference_for(model.metadata.get("sha256"))
+    images = np.asarray(arrays.fingerprint)
+    distances = outside_scores(model, images, reference)
     return CrystalExplanation(
-        fingerprint=np.asarray(arrays.fingerprint),
-        class_scores=np.asarray(arrays.clear.class_scores),
-        probabilities=np.asarray(arrays.probabilities),
-        predicted_class=np.asarray(arrays.probabilities).argmax(axis=1),
+        fingerprint=images,
+        class_scores=scores,
+        probabilities=np.asarray(jax.nn.softmax(scores / (reference.temperature if reference else 1.0))),
+        predicted_class=scores.argmax(axis=1),
         clear=arrays.clear,
         rgb=np.asarray(arrays.rgb),
         colours=legible(len(model.class_names)),
         class_names=tuple(model.class_names),
         names=tuple(piece.name for piece in pieces),
+        verdicts=tuple(
+            _verdict(piece, distance, reference) for piece, distance in zip(pieces, distances.tolist(), strict=True)
+        ),
+        outside_scores=distances,
         orientations=tuple(piece.orientation for piece in pieces),
         space_groups=tuple(piece.space_group for piece in pieces),
         clusters=tuple(clusters),
         d_nn=lengths,
     )
+
+
+def _verdict(piece: OrientedCluster, distance: float, reference: Reference | None) -> Verdict:
+    if piece.orientation == "not found":
+        return "no lattice"
+    if reference is None:
+        return "unknown"
+    return "outside" if distance > reference.threshold else "member"
 
 
 def class_probabilities(
@@ -276,7 +262,7 @@ def class_probabilities(
     model: "LoadedModel | None" = None,
     progress: Callable[[int], None] | None = None,
 ) -> Float[np.ndarray, "B K"]:
-    """Returns the class probabilities of finite clusters, without the maps that take most of the time.
+    """Returns the class probabilities of finite clusters, calibrated, without the maps that take most of the time.
 
     Args:
         clusters: as :func:`~jaxclear.crystals.cluster` cuts them.
@@ -290,7 +276,9 @@ def class_probabilities(
     if not clusters:
         raise ValueError("expected at least one structure, got none")
     model = shipped_model() if model is None else model
-    kernel = functools.partial(_probability_kernel(model.apply), model.variables)
+    reference = reference_for(model.metadata.get("sha256"))
+    temperature = np.float32(reference.temperature if reference else 1.0)
+    kernel = functools.partial(_probability_kernel(model.apply), model.variables, temperature)
     lengths = _lengths(model, clusters, [None] * len(clusters) if d_nn is None else d_nn)
     return run_batched(kernel, clusters, d_nn=lengths, progress=progress)
 
@@ -311,7 +299,8 @@ def _lengths(
 
 @functools.lru_cache(maxsize=16)
 def _probability_kernel(apply: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    def kernel(variables: Any, positions: Array, species: Array, occupancies: Array) -> Array:
-        return jax.nn.softmax(scores_of(apply(variables, fingerprint_kernel(positions, species, occupancies))))
+    def kernel(variables: Any, temperature: Array, positions: Array, species: Array, occupancies: Array) -> Array:
+        scores = scores_of(apply(variables, fingerprint_kernel(positions, species, occupancies)))
+        return jax.nn.softmax(scores / temperature)
 
     return jax.jit(kernel)

@@ -85,14 +85,15 @@ def features_of(model: "LoadedModel", images: Float[np.ndarray, "N H W C"]) -> F
     return np.concatenate(rows)
 
 
-def scores(model: "LoadedModel", images: Float[np.ndarray, "N H W C"], reference: Reference) -> Float[np.ndarray, " N"]:
-    """How far each image is from what the network has learnt, 0 to 2; compare with `reference.threshold`."""
+def outside_scores(
+    model: "LoadedModel", images: Float[np.ndarray, "N H W C"], reference: Reference | None
+) -> Float[np.ndarray, " N"]:
+    """How far each image is from what the network has learnt, 0 to 2; NaN without a reference."""
+    if reference is None:
+        return np.full(len(images), np.nan)
     found = features_of(model, images)
-    parts = [
-        np.asarray(distance_to_reference(part, reference.features))
-        for part in np.array_split(found, -(-len(found) // 1024))
-    ]
-    return np.concatenate(parts)
+    parts = np.array_split(found, -(-len(found) // 1024))
+    return np.concatenate([np.asarray(distance_to_reference(part, reference.features)) for part in parts])
 
 
 def save(path: str | os.PathLike[str], reference: Reference, model: "LoadedModel", summary: str) -> str:
@@ -120,7 +121,7 @@ def _shipped() -> weights.Weights | None:
 
 
 @functools.lru_cache(maxsize=8)
-def reference_for(sha256: str) -> Reference | None:
+def reference_for(sha256: str | None) -> Reference | None:
     """The shipped reference of the network with these weights, or None where none was made for it."""
     found = _shipped()
     if found is None or found.metadata["network"] != sha256:

@@ -3,6 +3,7 @@
 import functools
 import logging
 
+import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,9 +134,14 @@ def test_what_is_known_of_the_orientation(small):
     shaken.rattle(0.05, seed=0)
     turned = bulk("Cu", cubic=True)
     turned.rotate(20, "z", rotate_cell=True)
-    found = crystals.explain([shaken, turned], model=small)
-    assert found.orientations == ("as given", "standard")
-    assert found.space_groups == (1, 225)
+    shaken.rotate(50, (1, 2, 3), rotate_cell=True)
+    glass = crystals.amorphous("Zr")
+    found = crystals.explain([shaken, turned, glass], model=small)
+    assert found.orientations == ("recovered", "standard", "not found")
+    assert found.space_groups == (225, 225, None)
+    assert found.verdicts == ("unknown", "unknown", "no lattice")
+    np.testing.assert_allclose(found.d_nn[:2], 3.61 / np.sqrt(2), rtol=5e-3)
+    assert np.abs(found.fingerprint[0] - found.fingerprint[1]).max() < 0.15, "turned as the pristine one"
     kept = crystals.explain(turned, model=small, orientation="as given")
     assert kept.orientations == ("as given",)
     assert kept.space_groups == (None,)
@@ -150,31 +156,55 @@ def test_the_shipped_network_names_the_classes_and_responds():
 
 
 def test_classification_in_words():
-    shaken = bulk("Cu", cubic=True) * (3, 3, 3)
-    shaken.rattle(0.05, seed=0)
-    report = crystals.classify([bulk("Cu"), shaken, dcdft["Ga"], fcc111("Al", (1, 1, 3), vacuum=8)])
-    copper, kept, gallium, slab = report.results
-    assert (copper.predicted, copper.orientation, copper.notes) == ("fcc", "standard", ())
+    damaged = crystals.displacements(crystals.vacancies(bulk("Cu", cubic=True) * (3, 3, 3), 0.2, seed=0), 0.06, seed=1)
+    damaged.rotate(33, (3, 1, 2), rotate_cell=True)
+    slab = fcc111("Al", (1, 1, 3), vacuum=8)
+    report = crystals.classify([bulk("Cu"), damaged, dcdft["Ga"], slab])
+    copper, found, gallium, flat = report.results
+    assert (copper.answer, copper.verdict, copper.orientation, copper.notes) == ("fcc", "member", "standard", ())
     assert copper.probability > 0.99 > copper.runner_up_probability
     assert str(copper.spglib) == "Fm-3m (225) = fcc"
     assert copper.spglib.symprec == SPGLIB_SYMPREC
-    assert "kept as given (no axes to turn to: space group 1 at 0.01 Å)" in kept.notes[0]
+    assert (found.answer, found.orientation, found.spglib.class_name) == ("fcc", "recovered", None)
+    assert found.recovered.average.occupancies.mean() == pytest.approx(0.8, abs=0.02)
     assert gallium.spglib.class_name is None
-    assert "none of the network's classes" in gallium.notes[0]
-    assert "without three periods" in slab.notes[0]
-    assert str(slab.spglib) == "no space group"
+    assert "averaged cell of space group 64, none of the network's classes" in " ".join(gallium.notes)
+    assert (flat.answer, flat.verdict, flat.orientation) == ("no lattice", "no lattice", "not found")
+    assert "no lattice was found" in flat.notes[0]
+    assert str(flat.spglib) == "no space group"
     assert report.version == jaxclear.__version__
     assert report.weights == shipped_model().metadata["sha256"]
-    assert set(report.seconds) == {"symmetry", "network"}
+    assert set(report.seconds) == {"orientation", "network", "spglib"}
 
 
-def test_compounds_and_large_structures_are_pointed_out(small):
-    salt = bulk("NaCl", "rocksalt", a=5.64)
+@pytest.mark.parametrize(
+    ("compound", "sites"),
+    [
+        # The lattice of all atoms, whose form factors alone tell them apart.
+        (bulk("NaCl", "rocksalt", a=5.64), "sc"),
+        (bulk("CsCl", "cesiumchloride", a=4.12), "bcc"),
+        (bulk("ZnS", "zincblende", a=5.41), "diamond"),
+        (
+            ase.Atoms(
+                "AuCu3",
+                scaled_positions=[(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)],
+                cell=[3.75] * 3,
+                pbc=True,
+            ),
+            "fcc",
+        ),
+    ],
+)
+def test_a_compound_is_called_by_the_lattice_of_all_its_atoms(compound, sites):
+    result = crystals.classify(compound).results[0]
+    assert result.predicted == sites
+    assert "a compound" in " ".join(result.notes)
+
+
+def test_large_clusters_are_pointed_out(small):
     large = bulk("Cu", cubic=True) * (5, 5, 5)
-    large.rattle(0.05, seed=0)
-    notes = [result.notes for result in crystals.classify([salt, large], model=small).results]
-    assert "a compound" in notes[0][0]
-    assert "500 atoms in the beam" in notes[1][-1]
+    notes = crystals.classify(large, model=small, orientation="as given").results[0].notes
+    assert "500 atoms in the beam" in notes[-1]
 
 
 def test_spglib_at_its_default_tolerance():
@@ -182,18 +212,6 @@ def test_spglib_at_its_default_tolerance():
     moved = bulk("Fe", cubic=True)
     moved.positions[1, 0] += 1e-4
     assert spglib_answer(crystals.read(moved)[0]).class_name is None
-
-
-def test_damage_is_seeded_and_in_its_units():
-    whole = crystals.cluster(crystals.read(bulk("Cu", cubic=True))[0])
-    thinned = crystals.vacancies(whole, 0.25, seed=1)
-    assert len(thinned.numbers) == round(0.75 * len(whole.numbers))
-    np.testing.assert_array_equal(thinned.positions, crystals.vacancies(whole, 0.25, seed=1).positions)
-    assert not np.array_equal(thinned.positions, crystals.vacancies(whole, 0.25, seed=2).positions)
-    moved = crystals.displacements(whole, 0.06, seed=1)
-    assert (moved.positions - whole.positions).std() == pytest.approx(0.06, rel=0.15)
-    np.testing.assert_array_equal(crystals.vacancies(whole, 0, seed=0).positions, whole.positions)
-    np.testing.assert_array_equal(crystals.displacements(whole, 0, seed=0).positions, whole.positions)
 
 
 @pytest.mark.parametrize(
