@@ -133,13 +133,14 @@ def _add_map(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     mapping.add_argument("file", metavar="FILE", help="anything ASE or pymatgen reads, with any number of atoms")
     mapping.add_argument("--frame", type=int, metavar="N", help="which structure of a file with many; -1 is the last")
-    mapping.add_argument("--stride", type=float, default=2.8, help="distance of the grid's points (default 2.8)")
-    mapping.add_argument("--size", type=float, default=5.6, help="edge or diameter of a region (default 5.6)")
+    mapping.add_argument("--atoms", type=int, default=200, help="of a region, on average (default 200)")
+    mapping.add_argument("--size", type=float, help="edge or diameter of a region instead")
+    mapping.add_argument("--stride", type=float, help="distance of the grid's points (default half the size)")
     mapping.add_argument(
         "--unit",
         choices=("d_nn", "A"),
         default="d_nn",
-        help="of stride and size: nearest-neighbour distances (default), or Å",
+        help="of size and stride: nearest-neighbour distances (default), or Å",
     )
     mapping.add_argument("--shape", choices=("cube", "sphere"), default="cube", help="of a region (default cube)")
     mapping.add_argument(

@@ -42,7 +42,7 @@ def test_a_frame_is_mapped(frames, capsys, tmp_path):
     [
         ((), "expected one structure, got 2; choose one frame"),
         (("--frame", 7), "expected a frame that is there, got 7"),
-        (("--frame", 0, "--stride", -1), "expected a stride above 0"),
+        (("--frame", 0, "--stride", -1), "expected stride above 0"),
         (("--frame", 0, "--size", 3, "--unit", "A"), "at least 64 atoms"),
         (("--frame", 0, "--shape", "ball"), "invalid choice"),
     ],

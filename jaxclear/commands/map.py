@@ -20,8 +20,9 @@ def run(options: argparse.Namespace) -> int:
         started = time.perf_counter()
         found = map_regions(
             structure,
-            stride=options.stride,
+            atoms=options.atoms,
             size=options.size,
+            stride=options.stride,
             unit="d_nn" if options.unit == "d_nn" else "Å",
             shape=options.shape,
             orient="as given" if options.orient == "as-given" else "recover",

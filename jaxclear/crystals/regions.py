@@ -14,16 +14,18 @@ University of Waterloo (2020), appendix A.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxclear.crystals.cells import MAX_ATOMS
-from jaxclear.crystals.explain import OrientedCluster, class_probabilities, shipped_model
+from jaxclear.crystals.explain import class_probabilities, shipped_model
+from jaxclear.crystals.orient import OrientedCluster
 from jaxclear.crystals.recover import recover
-from jaxclear.crystals.structures import MIN_DISTANCE, Crystal, StructureError, completed_cell, read, to_ase
+from jaxclear.crystals.region_cutting import Cutter, RegionError, Shape, Surroundings, grid
+from jaxclear.crystals.structures import Crystal, StructureError, read, to_ase
 
 if TYPE_CHECKING:
     from jaxclear.models import LoadedModel
@@ -32,17 +34,11 @@ CHUNK = 512
 """Regions that are cut before they are classified."""
 NEIGHBOURS = 8
 """Regions that vote on an atom, the corners of its cell of the grid."""
-_SAMPLE = 4096
 _ATOMS_AT_ONCE = 65536
 
-Shape = Literal["cube", "sphere"]
 Interpolation = Literal["vote", "nearest"]
 Orient = Callable[[Crystal], OrientedCluster | Crystal | None]
 """Turns a region to the standard setting of its crystal; None where it finds no lattice."""
-
-
-class RegionError(ValueError):
-    """A map that cannot be made; the message says what to do."""
 
 
 class RegionMap(NamedTuple):
@@ -80,8 +76,9 @@ class RegionMap(NamedTuple):
 def map_regions(
     structure: Any,
     *,
-    stride: float = 2.8,
-    size: float = 5.6,
+    atoms: int = 200,
+    size: float | None = None,
+    stride: float | None = None,
     unit: Literal["d_nn", "Å"] = "d_nn",
     shape: Shape = "cube",
     orient: Orient | Literal["as given", "recover"] = "as given",
@@ -94,9 +91,10 @@ def map_regions(
 
     Args:
         structure: one structure, anything :func:`~jaxclear.crystals.read` takes; the limit on atoms does not apply.
-        stride: distance of grid points, made smaller to fit the periods.
-        size: edge of a cube or diameter of a sphere; 5.6 d_nn hold 248 atoms of an fcc crystal, 114 of diamond.
-        unit: of `stride` and `size`: the structure's median nearest-neighbour distance, or Å.
+        atoms: how many a region should have on average; sets its size, by the density around the atoms.
+        size: edge of a cube or diameter of a sphere instead.
+        stride: distance of grid points, made smaller to fit the periods; half the size by default.
+        unit: of `size` and `stride`: the structure's median nearest-neighbour distance, or Å.
         shape: of a region; cubes are aligned with the Cartesian axes.
         orient: "as given" keeps the axes; "recover" finds each region's lattice in its own diffraction
             (:func:`~jaxclear.crystals.recover`); or a function that turns a region, and returns None to leave it out.
@@ -117,27 +115,29 @@ def map_regions(
         >>> {found.class_names[k] for k in found.atom_class}
         {'fcc'}
     """
-    _check_options(stride, size, unit, shape, interpolation, min_atoms)
+    _check_options(atoms, size, stride, unit, shape, interpolation, min_atoms)
     turn = _orienter(orient)
     crystal = one_structure(structure)
     model = shipped_model() if model is None else model
-    surroundings = _Surroundings(crystal)
-    d_nn = surroundings.nearest_neighbour_distance()
+    surroundings = Surroundings(crystal)
+    d_nn, volume = surroundings.lengths()
     length = d_nn if unit == "d_nn" else 1.0
-    size, stride = size * length, stride * length
-    centres = _grid(crystal, surroundings.positions, size, stride)
-    cutter = _Cutter(crystal, surroundings, size, shape)
+    filled = atoms * volume * (6 / np.pi if shape == "sphere" else 1.0)
+    extent = filled ** (1 / 3) if size is None else size * length
+    step = extent / 2 if stride is None else stride * length
+    centres = grid(crystal, surroundings.positions, extent, step)
+    cutter = Cutter(crystal, surroundings, extent, shape)
     counts = cutter.counts(centres)
     if counts.max() > MAX_ATOMS:
         raise RegionError(
             f"{crystal.name}: expected regions of at most {MAX_ATOMS} atoms, got {counts.max()}; make them smaller "
-            f"than {size:.3g} Å"
+            f"than {extent:.3g} Å"
         )
     used = np.flatnonzero(counts >= min_atoms)
     if not len(used):
         raise RegionError(
             f"{crystal.name}: expected regions of at least {min_atoms} atoms, got {counts.max()} at most; make them "
-            f"larger than {size:.3g} Å"
+            f"larger than {extent:.3g} Å"
         )
     probabilities = np.zeros((len(centres), len(model.class_names)), np.float32)
     # By size, so that the regions of a chunk are padded alike and few programs are compiled.
@@ -152,7 +152,7 @@ def map_regions(
             probabilities[rows] = class_probabilities(clusters, d_nn=lengths, model=model)
         if progress is not None:
             progress(start + len(chunk), len(order))
-    spread = _spread(crystal, surroundings, centres, probabilities, size, stride, interpolation)
+    spread = _spread(crystal, surroundings, centres, probabilities, extent, step, interpolation)
     return RegionMap(
         centres=centres,
         atoms=counts,
@@ -163,8 +163,8 @@ def map_regions(
         atom_class=_winner(spread),
         atom_confidence=spread.max(axis=1),
         class_names=tuple(model.class_names),
-        size=size,
-        stride=stride,
+        size=extent,
+        stride=step,
         d_nn=d_nn,
     )
 
@@ -216,10 +216,18 @@ def write(path: str | os.PathLike[str], structure: Any, found: RegionMap) -> Non
     ase.io.write(os.fspath(path), atoms, format="extxyz")
 
 
-def _check_options(stride: float, size: float, unit: str, shape: str, interpolation: str, min_atoms: int) -> None:
-    for name, length in (("stride", stride), ("size", size)):
-        if not 0 < length < np.inf:
-            raise RegionError(f"expected a {name} above 0, got {length}")
+def _check_options(
+    atoms: int,
+    size: float | None,
+    stride: float | None,
+    unit: str,
+    shape: str,
+    interpolation: str,
+    min_atoms: int,
+) -> None:
+    for name, length in (("atoms", atoms), ("size", size), ("stride", stride)):
+        if length is not None and not 0 < length < np.inf:
+            raise RegionError(f"expected {name} above 0, got {length}")
     for name, value, known in (
         ("unit", unit, ("d_nn", "Å")),
         ("shape", shape, ("cube", "sphere")),
@@ -252,109 +260,9 @@ def _oriented(piece: OrientedCluster | Crystal | None) -> OrientedCluster | None
     return OrientedCluster(piece.name, piece, "as given", None) if isinstance(piece, Crystal) else piece
 
 
-class _Surroundings:
-    """Wrapped positions of a structure and how to find what is near across its periods."""
-
-    def __init__(self, crystal: Crystal):
-        self._cell = completed_cell(crystal)
-        self._pbc = crystal.pbc
-        self._inverse = np.linalg.inv(self._cell)
-        self.positions = self.wrapped(crystal.positions)
-
-    def wrapped(self, positions: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-        """Positions moved into the cell by whole periods."""
-        fractions = positions @ self._inverse
-        return positions - np.where(self._pbc, np.floor(fractions), 0.0) @ self._cell
-
-    def with_images(
-        self, positions: Float[np.ndarray, "n 3"], reach: float
-    ) -> tuple[Float[np.ndarray, "m 3"], Int[np.ndarray, " m"]]:
-        """Wrapped positions and all their images up to `reach` outside the cell, and whose image each is."""
-        fractions = positions @ self._inverse
-        margin = np.where(self._pbc, reach * np.linalg.norm(self._inverse, axis=0), np.inf)
-        most = np.where(self._pbc, np.ceil(np.where(self._pbc, margin, 0.0)), 0).astype(int)
-        places, owners = [], []
-        for shift in np.ndindex(*(2 * most + 1)):
-            step = np.array(shift) - most
-            moved = fractions + step
-            near = np.flatnonzero(np.all((moved >= -margin) & (moved <= 1 + margin), axis=1))
-            places.append(positions[near] + step @ self._cell)
-            owners.append(near)
-        return np.concatenate(places), np.concatenate(owners)
-
-    def nearest_neighbour_distance(self) -> float:
-        """Median over the atoms, or an even sample of them, in Å; species that share a site count once."""
-        from scipy.spatial import KDTree
-
-        sample = self.positions[:: max(1, len(self.positions) // _SAMPLE)]
-        # Atoms are no farther apart than twice the edge of the cube that each would have in the structure's box.
-        reach = 2 * (max(self._volume(), MIN_DISTANCE) / len(self.positions)) ** (1 / 3)
-        tree = KDTree(self.with_images(self.positions, reach)[0])
-        distances = np.asarray(tree.query(sample, k=min(16, tree.n))[0]).reshape(len(sample), -1)
-        others = np.where((distances >= MIN_DISTANCE) & np.isfinite(distances), distances, np.inf).min(axis=1)
-        if not np.isfinite(others).any():
-            raise RegionError("expected at least two sites, got one; give a larger structure")
-        return float(np.median(others[np.isfinite(others)]))
-
-    def _volume(self) -> float:
-        """Of the box, Å³: the extent of the atoms where there is no period."""
-        fractions = self.positions @ self._inverse
-        extents = np.where(self._pbc, 1.0, np.ptp(fractions, axis=0) + 1.0)
-        return float(abs(np.linalg.det(self._cell)) * extents.prod())
-
-
-class _Cutter:
-    """Cuts regions out of a structure."""
-
-    def __init__(self, crystal: Crystal, surroundings: _Surroundings, size: float, shape: Shape):
-        from scipy.spatial import KDTree
-
-        reach = size / 2 * (np.sqrt(3) if shape == "cube" else 1.0)
-        self._positions, self._owners = surroundings.with_images(surroundings.positions, reach)
-        self._tree = KDTree(self._positions)
-        self._crystal = crystal
-        self._half, self._norm = size / 2, np.inf if shape == "cube" else 2.0
-
-    def counts(self, centres: Float[np.ndarray, "R 3"]) -> Int[np.ndarray, " R"]:
-        """Atoms in the regions around points."""
-        return np.asarray(self._tree.query_ball_point(centres, self._half, self._norm, return_length=True))
-
-    def cut(self, centres: Float[np.ndarray, "n 3"]) -> Iterator[Crystal]:
-        """The regions around points as finite clusters."""
-        whole = self._crystal
-        for members in self._tree.query_ball_point(centres, self._half, self._norm, return_sorted=True):
-            atoms = self._owners[members]
-            yield Crystal(
-                np.zeros((3, 3)),
-                self._positions[members],
-                whole.numbers[atoms],
-                whole.occupancies[atoms],
-                np.zeros(3, dtype=bool),
-                whole.name,
-            )
-
-
-def _grid(
-    crystal: Crystal, positions: Float[np.ndarray, "N 3"], size: float, stride: float
-) -> Float[np.ndarray, "R 3"]:
-    """Grid points along the lattice vectors; where there is no period, within the atoms by half a region."""
-    cell = completed_cell(crystal)
-    fractions = positions @ np.linalg.inv(cell)
-    axes = []
-    for axis in range(3):
-        if crystal.pbc[axis]:
-            count = int(np.ceil(np.linalg.norm(cell[axis]) / stride - 1e-9))
-            axes.append((np.arange(count) + 0.5) / count)
-            continue
-        low, high = fractions[:, axis].min() + size / 2, fractions[:, axis].max() - size / 2
-        count = 1 + int(np.ceil(max(high - low, 0.0) / stride - 1e-9))
-        axes.append(np.linspace(low, high, count) if count > 1 else np.array([(low + high) / 2]))
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3) @ cell
-
-
 def _spread(
     crystal: Crystal,
-    surroundings: _Surroundings,
+    surroundings: Surroundings,
     centres: Float[np.ndarray, "R 3"],
     probabilities: Float[np.ndarray, "R K"],
     size: float,

@@ -1,18 +1,15 @@
-"""Maps over big structures: a made bicrystal of known truth, and regions against plain loops over periodic images."""
-
-import itertools
+"""Maps over big structures: a made bicrystal of known truth, grains, voids, files and mistakes."""
 
 import ase
 import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from jaxclear.crystals import Crystal, StructureError, map_regions, read
-from jaxclear.crystals.explain import OrientedCluster
-from jaxclear.crystals.regions import RegionError, _Cutter, _grid, _Surroundings, write
+from jaxclear.crystals import StructureError, map_regions
+from jaxclear.crystals.orient import OrientedCluster
+from jaxclear.crystals.region_cutting import RegionError
+from jaxclear.crystals.regions import write
 
 D_NN = 2.5
 
@@ -86,51 +83,6 @@ def test_the_file_is_read_back_by_ase(bicrystal, found, tmp_path):
     np.testing.assert_allclose(again.cell.array, atoms.cell.array, atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    seed=st.integers(0, 2**20),
-    count=st.integers(1, 40),
-    pbc=st.tuples(st.booleans(), st.booleans(), st.booleans()),
-    shape=st.sampled_from(["cube", "sphere"]),
-    size=st.floats(1.0, 9.0),
-)
-def test_regions_are_those_of_a_plain_loop_over_images(seed, count, pbc, shape, size):
-    rng = np.random.default_rng(seed)
-    cell = 4 * np.eye(3) + rng.uniform(-1.2, 1.2, (3, 3))
-    fractions = rng.uniform(-0.5, 1.5, (count, 3))
-    atoms = ase.Atoms(rng.integers(1, 90, count), positions=fractions @ cell, cell=cell, pbc=pbc)
-    crystal = Crystal(cell, atoms.positions, atoms.numbers, np.ones(count), np.array(pbc), "random")
-    centres = _grid(crystal, _Surroundings(crystal).positions, size, 3.0)[:5]
-    cutter = _Cutter(crystal, _Surroundings(crystal), size, shape)
-    steps = itertools.product(*(range(-6, 7) if periodic else (0,) for periodic in pbc))
-    images = (atoms.positions + np.array(list(steps))[:, None] @ cell).reshape(-1, 3)
-    numbers = np.tile(atoms.numbers, len(images) // count)
-    for centre, region in zip(centres, cutter.cut(centres), strict=True):
-        away = images - centre
-        far = np.abs(away).max(axis=1) if shape == "cube" else np.linalg.norm(away, axis=1)
-        expected = far <= size / 2
-        assert len(region.numbers) == expected.sum()
-        first, second = (
-            sorted(map(tuple, np.column_stack([z, np.round(x, 6) + 0.0])))
-            for z, x in ((numbers[expected], images[expected]), (region.numbers, region.positions))
-        )
-        np.testing.assert_allclose(first, second, atol=1e-5)
-    np.testing.assert_array_equal(cutter.counts(centres), [len(region.numbers) for region in cutter.cut(centres)])
-
-
-def test_the_grid_fits_the_periods_and_stays_within_a_film():
-    film = bulk("Cu", cubic=True) * (6, 6, 10)
-    film.pbc = (True, True, False)
-    crystal = read(film)[0]
-    centres = _grid(crystal, crystal.positions, 10.0, 7.0)
-    x = np.unique(centres[:, 0].round(6))
-    np.testing.assert_allclose(np.diff(x), film.cell.lengths()[0] / len(x))
-    assert np.diff(x).max() <= 7.0
-    assert centres[:, 2].min() == pytest.approx(5.0)
-    assert centres[:, 2].max() == pytest.approx(crystal.positions[:, 2].max() - 5.0)
-    assert np.diff(np.unique(centres[:, 2].round(6))).max() <= 7.0
-
-
 def test_grains_are_turned_by_a_function():
     turned = bulk("Fe", "bcc", a=D_NN * 2 / np.sqrt(3), cubic=True) * 9
     turned.pbc = False
@@ -169,6 +121,7 @@ def test_voids_are_not_classified():
     [
         ({"stride": 0.0}, "stride above 0"),
         ({"size": np.inf}, "size above 0"),
+        ({"atoms": 0}, "atoms above 0"),
         ({"unit": "nm"}, "unit to be 'd_nn' or 'Å', got 'nm'"),
         ({"shape": "ball"}, "shape to be 'cube' or 'sphere'"),
         ({"interpolation": "none"}, "interpolation to be"),
