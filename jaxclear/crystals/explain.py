@@ -229,7 +229,7 @@ def explain_oriented(
     return CrystalExplanation(
         fingerprint=images,
         class_scores=scores,
-        probabilities=np.asarray(jax.nn.softmax(scores / (reference.temperature if reference else 1.0))),
+        probabilities=_softmax(scores / (reference.temperature if reference else 1.0)),
         predicted_class=scores.argmax(axis=1),
         clear=arrays.clear,
         rgb=np.asarray(arrays.rgb),
@@ -245,6 +245,11 @@ def explain_oriented(
         clusters=tuple(clusters),
         d_nn=lengths,
     )
+
+
+def _softmax(scores: Float[np.ndarray, "B K"]) -> Float[np.ndarray, "B K"]:
+    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
 
 
 def _verdict(piece: OrientedCluster, distance: float, reference: Reference | None) -> Verdict:

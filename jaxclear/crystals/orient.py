@@ -4,6 +4,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from jaxclear.crystals.average import AverageCell
 from jaxclear.crystals.cells import Orientation, cluster
 from jaxclear.crystals.recover import Recovered, recover
 from jaxclear.crystals.structures import Crystal
@@ -17,8 +18,8 @@ class OrientedCluster(NamedTuple):
     Attributes:
         name: where the structure came from.
         cluster: the piece, unscaled, Å.
-        orientation: "standard" for a structure that is symmetric as it is, "recovered" where its lattice was found
-            again by diffraction, "as given" where nothing was looked for, "not found" where nothing was found: the
+        orientation: "standard" for an undamaged structure, "recovered" for a damaged one whose lattice was found
+            again, "as given" where nothing was looked for, "not found" where nothing was found: the
             axes are then those of the file.
         space_group: of the averaged cell; None where nothing was looked for or found.
         d_nn: nearest-neighbour distance of the undamaged crystal, Å, where it is known; the network's own measure is
@@ -55,5 +56,10 @@ def orient(crystal: Crystal, *, orientation: Orientation = "standard", symprec: 
     found = recover(crystal, symprec=symprec)
     if found is None:
         return OrientedCluster(crystal.name, cluster(crystal), "not found", None)
-    how: FoundOrientation = "standard" if np.isinf(found.average.evidence) else "recovered"
+    how: FoundOrientation = "standard" if _is_undamaged(found.average, symprec) else "recovered"
     return OrientedCluster(crystal.name, found.cluster, how, found.space_group, found.d_nn, found)
+
+
+def _is_undamaged(average: AverageCell, symprec: float) -> bool:
+    """Whether every site of the average is filled, and every atom on its place."""
+    return bool(np.allclose(average.occupancies, 1.0)) and float(average.spreads.max()) < symprec
