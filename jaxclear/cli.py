@@ -85,10 +85,14 @@ def _add_classify(commands: "argparse._SubParsersAction[_Parser]") -> None:
     classify.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     classify.add_argument("--no-pictures", action="store_true", help="only classify")
     classify.add_argument(
+        "--xyz", type=Path, metavar="FILE", help="also write the structures with their answers as extended xyz"
+    )
+    classify.add_argument(
         "--orientation",
         choices=("standard", "as-given"),
         default="standard",
-        help="turn each structure to its standard conventional cell first (default), or keep its axes",
+        help="find the lattice of each structure, damaged or not, and turn it to its standard cell (default), or keep "
+        "its axes",
     )
     _add_rule(classify, "guided")
 

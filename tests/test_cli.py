@@ -161,7 +161,10 @@ def test_classify_finds_the_lattice_or_says_that_there_is_none(capsys, files):
     assert "[1] no lattice was found" in out
     assert "[2] a compound" in out
     assert not (files / "jaxclear-classify").exists()
-    code, out, _ = run(capsys, "classify", "damaged.vasp", "--json")
+    code, out, _ = run(capsys, "classify", "damaged.vasp", "--json", "--xyz", "answers.xyz")
+    atoms = ase.io.read(files / "answers.xyz")
+    assert (atoms.info["crystal_class"], atoms.info["space_group"]) == ("fcc", 225)
+    assert np.linalg.norm(atoms.arrays["displacement"], axis=1).mean() == pytest.approx(0.06 * 1.6, rel=0.2)
     average = json.loads(out)["structures"][0]["average_cell"]
     assert (average["space_group"], average["copies"]) == (225, 108)
     rotation = np.array(average["rotation"])

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from jaxclear.commands.terminal import Progress, complain, fitted, folder, one_line
 from jaxclear.crystals.cells import Orientation
-from jaxclear.crystals.classify import Classification, ClassificationReport, classify_oriented
+from jaxclear.crystals.classify import Classification, ClassificationReport, annotated, classify_oriented
 from jaxclear.crystals.explain import shipped_model
 from jaxclear.crystals.orient import OrientedCluster, orient
 from jaxclear.crystals.recover import Recovered
@@ -28,6 +28,8 @@ class _Work(NamedTuple):
     file: str
     crystal: Crystal
     piece: OrientedCluster
+    seconds: float
+    """Spent on its orientation."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -41,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
     failures: list[dict[str, str]] = []
     entries: list[dict[str, Any]] = []
     footnotes: dict[str, int] = {}
+    annotations: list[Any] = []
     seconds: dict[str, float] = {}
     started = time.perf_counter()
     for chunk in _chunks(options.files, orientation, failures, progress):
@@ -52,20 +55,27 @@ def run(options: argparse.Namespace) -> int:
             model=model,
             progress=lambda done: progress.show(f"{len(entries) + done} structures"),
         )
-        seconds = {step: seconds.get(step, 0.0) + spent for step, spent in report.seconds.items()}
+        spent = {"orientation": sum(work.seconds for work in chunk), **report.seconds}
+        seconds = {step: seconds.get(step, 0.0) + more for step, more in spent.items()}
         pictures = _draw(report, out, len(entries), progress) if out else [None] * len(chunk)
         progress.clear()
         if not options.json:
             _print_rows(report, footnotes, first=not entries)
         for work, result, picture in zip(chunk, report.results, pictures, strict=True):
             entries.append(_entry(work, result, picture))
+            if options.xyz is not None:
+                annotations.append(annotated(work.crystal, result))
     progress.clear()
+    if annotations:
+        import ase.io
+
+        ase.io.write(options.xyz, annotations, format="extxyz")
     if options.json:
         from jaxclear import __version__
 
         weights = {"network": "crystal", "sha256": model.metadata["sha256"]}
         seconds["total"] = time.perf_counter() - started
-        timings = {step: round(spent, 3) for step, spent in seconds.items()}
+        timings = {step: round(all_of_it, 3) for step, all_of_it in seconds.items()}
         document = {"jaxclear": __version__, "weights": weights, "rule": options.rule, "seconds": timings}
         print(json.dumps({**document, "structures": entries, "failed": failures}, indent=1, ensure_ascii=False))
     elif entries:
@@ -84,9 +94,10 @@ def _chunks(
     for number, file in enumerate(files, start=1):
         progress.show(f"reading {number}/{len(files)}  {Path(file).name}")
         for crystal in _attempt(lambda file=file: read(file), file, failures, progress) or ():
+            begun = time.perf_counter()
             piece = _attempt(lambda c=crystal: orient(c, orientation=orientation), file, failures, progress)
             if piece is not None:
-                chunk.append(_Work(file, crystal, piece))
+                chunk.append(_Work(file, crystal, piece, time.perf_counter() - begun))
             if len(chunk) == _CHUNK:
                 yield chunk
                 chunk = []

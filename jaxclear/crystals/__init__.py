@@ -13,7 +13,7 @@ from jaxclear.crystals.cells import (
     prepare,
     standard_cell,
 )
-from jaxclear.crystals.classify import Classification, ClassificationReport, classify
+from jaxclear.crystals.classify import Classification, ClassificationReport, annotated, classify
 from jaxclear.crystals.datasets import LabelledStructures
 from jaxclear.crystals.defects import displacements, vacancies
 from jaxclear.crystals.explain import CrystalExplanation, explain, explain_clusters, explain_kernel
@@ -47,6 +47,7 @@ __all__ = [
     "Strangers",
     "StructureError",
     "amorphous",
+    "annotated",
     "class_of_space_group",
     "classify",
     "classify_spglib",

@@ -14,11 +14,13 @@ from jaxclear.crystals.cells import Orientation, symmetry_dataset
 from jaxclear.crystals.explain import CrystalExplanation, Verdict, explain_oriented, shipped_model
 from jaxclear.crystals.orient import FoundOrientation, OrientedCluster, orient
 from jaxclear.crystals.recover import Recovered
-from jaxclear.crystals.structures import Crystal, read
+from jaxclear.crystals.structures import Crystal, read, to_ase
 from jaxclear.crystals.symmetry import CLASS_NAMES, class_of_space_group
 from jaxclear.rules import Rule
 
 if TYPE_CHECKING:
+    import ase
+
     from jaxclear.models import LoadedModel
 
 SPGLIB_SYMPREC = 1e-5
@@ -175,6 +177,37 @@ def classify_oriented(
     seconds = {"network": between - started, "spglib": time.perf_counter() - between}
     weights = str(model.metadata.get("sha256", ""))
     return ClassificationReport(results, explanation, jaxclear.__version__, weights, seconds)
+
+
+def annotated(crystal: Crystal, result: Classification) -> "ase.Atoms":
+    """Returns the structure as ``ase.Atoms`` with its answer: one value each in ``info``, one an atom in ``arrays``.
+
+    In ``info``: class, verdict, probability and spglib's group; where a lattice was found also the space group of the
+    averaged cell, the primitive lattice and the rotation to the standard setting. In ``arrays``: the site of the
+    averaged primitive cell on which each atom is, -1 for one between sites, and its displacement from that site in Å.
+    ASE writes all of it to extended xyz.
+
+    Args:
+        crystal: the structure that was classified.
+        result: its answer.
+    """
+    atoms = to_ase(crystal)
+    atoms.info |= {
+        "crystal_class": result.predicted,
+        "verdict": result.verdict,
+        "probability": result.probability,
+        "spglib": str(result.spglib),
+    }
+    if result.recovered is not None:
+        motif = result.recovered.average.motif
+        atoms.info |= {
+            "space_group": result.recovered.space_group,
+            "primitive_lattice": result.recovered.lattice,
+            "rotation_to_standard": result.recovered.rotation,
+        }
+        atoms.set_array("site", motif.site_of_atom.astype(np.int64))
+        atoms.set_array("displacement", np.array(motif.displacements))
+    return atoms
 
 
 def _answer(crystal: Crystal, piece: OrientedCluster, explanation: CrystalExplanation, row: int) -> Classification:
