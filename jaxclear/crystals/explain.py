@@ -72,6 +72,7 @@ class CrystalExplanation(NamedTuple):
         space_groups: of the averaged cells; None where none was looked for or found.
         clusters: the finite pieces that were put in the beam, unscaled (Å).
         d_nn: (B,), the length by which each was divided, Å.
+        cells: the standard cells that they are made of, where one was found.
     """
 
     fingerprint: Float[np.ndarray, "B 64 64 3"]
@@ -89,6 +90,7 @@ class CrystalExplanation(NamedTuple):
     space_groups: tuple[int | None, ...]
     clusters: tuple[Crystal, ...]
     d_nn: Float[np.ndarray, " B"]
+    cells: tuple[Crystal | None, ...]
 
 
 def explain_kernel(
@@ -244,6 +246,7 @@ def explain_oriented(
         space_groups=tuple(piece.space_group for piece in pieces),
         clusters=tuple(clusters),
         d_nn=lengths,
+        cells=tuple(None if piece.found is None else piece.found.average.crystal for piece in pieces),
     )
 
 

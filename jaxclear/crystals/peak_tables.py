@@ -84,8 +84,8 @@ def explain_peaks(
         found: explanations, as :func:`jaxclear.crystals.explain` returns them.
         row: which structure.
         wanted: the class, its name or number; the predicted one by default.
-        cell: the cell that the cluster was cut from. By default it is found in the cluster by its symmetry, which a
-            damaged cluster does not have.
+        cell: the cell that the cluster was cut from; by default the one that was found when the structure was turned,
+            or for a cluster that came without one what its symmetry says, which a damaged cluster does not have.
         response: the class's response (x, y) or, by channel, (x, y, 3), as `jaxclear.class_responses` returns it; by
             default the CLEAR map where the class is dominant.
         threshold: a region is where the response is above this part of its maximum.
@@ -111,6 +111,7 @@ def explain_peaks(
     if response.shape not in (expected, expected[:2]):
         raise PeakError(f"expected a response of shape {expected} or {expected[:2]}, got {response.shape}")
     cluster = found.clusters[row]
+    cell = found.cells[row] if cell is None else cell
     index = index_peaks(cell_of(cluster) if cell is None else cell, cluster, d_nn=float(found.d_nn[row]))
     positive = np.maximum(np.asarray(response, np.float64), 0)
     parts = _attributed(positive, index)

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from jaxclear.crystals.cells import MAX_ATOMS
 from jaxclear.crystals.explain import class_probabilities, shipped_model
 from jaxclear.crystals.orient import OrientedCluster
-from jaxclear.crystals.recover import recover
+from jaxclear.crystals.orient import orient as find_axes
 from jaxclear.crystals.region_cutting import Cutter, RegionError, Shape, Surroundings, grid
 from jaxclear.crystals.structures import Crystal, StructureError, read, to_ase
 
@@ -250,10 +250,8 @@ def _orienter(orient: Orient | str) -> Orient:
 
 
 def _recovered(region: Crystal) -> OrientedCluster | None:
-    found = recover(region)
-    if found is None:
-        return None
-    return OrientedCluster(region.name, found.cluster, "standard", found.space_group, found.d_nn)
+    piece = find_axes(region)
+    return None if piece.orientation == "not found" else piece
 
 
 def _oriented(piece: OrientedCluster | Crystal | None) -> OrientedCluster | None:

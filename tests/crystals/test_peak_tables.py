@@ -68,6 +68,17 @@ def test_a_damaged_cluster_needs_its_cell():
     assert explain_peaks(found, cell=cell).families[0].name in ("{111}", "{200}")
 
 
+def test_a_damaged_structure_that_was_turned_is_indexed_by_its_own_cell():
+    damaged = bulk("Cu") * (6, 6, 6)
+    damaged.rattle(0.05, seed=1)
+    del damaged[[3, 50, 100]]
+    damaged.rotate(40, (1, 2, 3), rotate_cell=True)
+    found = explain(damaged)
+    assert found.orientations == ("recovered",)
+    assert found.cells[0].cell == pytest.approx(3.61 * np.eye(3), abs=0.05)
+    assert {family.name for family in explain_peaks(found).families[:2]} == {"{111}", "{200}"}
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
