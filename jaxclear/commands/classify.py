@@ -38,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
     out = None if options.no_pictures or (options.json and options.out is None) else options.out or options.default_out
     if out is not None:
         folder(out, make=False)
+    if options.xyz is not None and not options.xyz.absolute().parent.is_dir():
+        raise ValueError(f"expected a file in a folder that is there, got {str(options.xyz)!r}; make the folder first")
     progress = Progress()
     model = shipped_model()
     failures: list[dict[str, str]] = []
