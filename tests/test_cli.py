@@ -190,7 +190,6 @@ def test_the_annotated_file_needs_a_folder(capsys, files):
     assert "make the folder first" in fails(capsys, "classify", "Cu.cif", "--xyz", "nowhere/answers.xyz")
 
 
-
 def test_results_need_a_folder(capsys, files):
     message = fails(capsys, "classify", "Cu.cif", "--out", "Fe.cif")
     assert "expected a folder for the results, got 'Fe.cif'" in message
