@@ -17,7 +17,7 @@ from jaxclear.dataset.encoding import Field, fields_of, one_item
 from jaxclear.dataset.memory import choose_batch
 from jaxclear.dataset.pipeline import Pipeline, Totals
 from jaxclear.dataset.program import Program, describe, digest_of, local_mesh
-from jaxclear.dataset.sources import Item, Source, identity, read
+from jaxclear.dataset.sources import Item, Source, identity, read, signature
 from jaxclear.dataset.store import Layout, Store, create, replace
 from jaxclear.dataset.units import Place, default_unit, place, units_of
 
@@ -135,7 +135,7 @@ def explain_dataset(
     if not isinstance(source, Source):
         raise ValueError(f"expected a source with __len__ and __getitem__, got {type(source).__name__}")
     tell = _Teller(where, log or _to_logging)
-    call = _Call(explain, variables, source, Path(out), unit, batch, local_mesh(mesh), dict(notes or {}), tell)
+    call = _Call(explain, variables, source, Path(out), unit, batch, local_mesh(mesh), dict(notes or {}), tell, {})
     keep = {"class_names": list(class_names), "recipe": dict(recipe or {})}
     store, program, fits = _prepare(call, keep, overwrite, retry_failed)
     layout, kept_batch = store.layout, store.manifest["batch"]
@@ -187,6 +187,8 @@ class _Call(NamedTuple):
     mesh: Mesh
     notes: dict[str, str]
     tell: "_Teller"
+    described: dict[Any, dict[str, str]]
+    """By batch and signature, so that a new store is not described twice."""
 
 
 def _prepare(call: _Call, keep: dict[str, Any], overwrite: bool, retry_failed: bool) -> _Prepared:
@@ -261,7 +263,10 @@ def _identity(call: _Call, item: Item | None, batch: int, unit: int, source_iden
     if item is None:
         described = {"variables": digest_of(call.variables)}
     else:
-        described = describe(call.explain, call.variables, item.value, batch)
+        key = batch, signature(item.value)
+        if key not in call.described:
+            call.described[key] = describe(call.explain, call.variables, item.value, batch)
+        described = call.described[key]
     wanted = {
         "format": manifests.FORMAT,
         "versions": manifests.versions(),
