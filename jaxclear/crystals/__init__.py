@@ -4,6 +4,7 @@ The functions :func:`fingerprint`, :func:`explain`, :func:`classify` and :func:`
 modules; import the modules' other names from ``jaxclear.crystals.fingerprint`` and so on.
 """
 
+from jaxclear.crystals.average import AverageCell, average_cell
 from jaxclear.crystals.cells import (
     PaddedAtoms,
     StandardCell,
@@ -22,6 +23,7 @@ from jaxclear.crystals.optimade import Fetched, OptimadeError, load_optimade
 from jaxclear.crystals.peak_tables import PeakTable, explain_peaks
 from jaxclear.crystals.peaks import PeakIndex, index_peaks
 from jaxclear.crystals.prototypes import PROTOTYPES, Prototype, members
+from jaxclear.crystals.recover import Recovered, recover
 from jaxclear.crystals.regions import RegionMap, map_regions
 from jaxclear.crystals.strangers import Strangers, amorphous, strangers
 from jaxclear.crystals.structures import Crystal, StructureError, from_ase, from_pymatgen, read, to_ase
@@ -30,6 +32,7 @@ from jaxclear.crystals.symmetry import CLASS_NAMES, class_of_space_group, classi
 __all__ = [
     "CLASS_NAMES",
     "PROTOTYPES",
+    "AverageCell",
     "Beam",
     "Classification",
     "ClassificationReport",
@@ -42,12 +45,14 @@ __all__ = [
     "PeakIndex",
     "PeakTable",
     "Prototype",
+    "Recovered",
     "RegionMap",
     "StandardCell",
     "Strangers",
     "StructureError",
     "amorphous",
     "annotated",
+    "average_cell",
     "class_of_space_group",
     "classify",
     "classify_spglib",
@@ -70,6 +75,7 @@ __all__ = [
     "pad",
     "prepare",
     "read",
+    "recover",
     "space_group",
     "standard_cell",
     "strangers",

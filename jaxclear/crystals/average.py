@@ -29,6 +29,8 @@ LEAST_OCCUPANCIES = (0.3, 0.1)
 """Of a site, relative to the median, tried in turn: few copies of a large motif may leave a site nearly empty."""
 LEAST_EVIDENCE = 30.0
 """nats; random atoms with a hard core stay below."""
+SUPERLATTICE_PRIOR = 5.0
+"""nats by which a lattice with more sites has to be better, beside what its sites cost."""
 MOST_SPREAD = 0.3
 """Greatest standard deviation of a coordinate, in nearest-neighbour distances, of atoms that are on sites."""
 LEAST_ON_SITES = 0.75
@@ -125,20 +127,17 @@ def _from_diffraction(structure: Crystal) -> AverageCell | None:
     d_nn = motifs.spacing(structure, cell)
     _, kinds = np.unique(structure.numbers, return_inverse=True)
     counts = np.bincount(kinds, weights=structure.occupancies)
-    whole = lattices.spectrum(
-        cell, structure.positions, kinds, structure.occupancies, cutoff=CUTOFFS[0] / d_nn
-    )
+    whole = lattices.spectrum(cell, structure.positions, kinds, structure.occupancies, cutoff=CUTOFFS[0] / d_nn)
     best = None
     for cutoff in CUTOFFS:
         waves = int(np.searchsorted(whole.lengths, cutoff / d_nn))
         part = lattices.Spectrum(whole.indices[:waves], whole.lengths[:waves], whole.amplitudes[:, :waves])
-        peaks = lattices.find_sublattice(part, *lattices.signal(part, counts))
+        ratios, coherence = lattices.signal(part, counts)
+        peaks = lattices.find_sublattice(part, ratios, coherence)
         if peaks is None or peaks.evidence < LEAST_EVIDENCE:
             continue
-        primitive = np.linalg.inv(peaks.basis).T @ cell
-        primitive = lattices.reduced(primitive) @ primitive
         for least in LEAST_OCCUPANCIES:
-            motif = motif_of(structure, primitive, d_nn=d_nn, least_occupancy=least)
+            motif = _best_motif(structure, cell, part, ratios, peaks.basis, d_nn, least)
             if motif is None:
                 continue
             found = standardised(structure, motif, copies=_copies(cell, motif), evidence=peaks.evidence, d_nn=d_nn)
@@ -146,6 +145,37 @@ def _from_diffraction(structure: Crystal) -> AverageCell | None:
                 return found
             best = best or found
     return best
+
+
+def _best_motif(
+    structure: Crystal,
+    cell: Float[np.ndarray, "3 3"],
+    spectrum: lattices.Spectrum,
+    ratios: Float[np.ndarray, " waves"],
+    basis: Int[np.ndarray, "3 3"],
+    d_nn: float,
+    least_occupancy: float,
+) -> Motif | None:
+    """The motif on the lattice of the peaks, or on one with more copies of weak peaks, which fits the atoms best."""
+    best, least = None, np.inf
+    for candidate in (basis, *lattices.superlattices(spectrum, ratios, basis)):
+        primitive = np.linalg.inv(candidate).T @ cell
+        primitive = lattices.reduced(primitive) @ primitive
+        motif = motif_of(structure, primitive, d_nn=d_nn, least_occupancy=least_occupancy)
+        if motif is None:
+            continue
+        cost = _description_length(motif, d_nn)
+        if cost < least - SUPERLATTICE_PRIOR * (best is not None):
+            best, least = motif, cost
+    return best
+
+
+def _description_length(motif: Motif, d_nn: float) -> float:
+    """Minus the log-likelihood (nats) of the atoms' positions, with the sites' as free parameters (BIC)."""
+    on_site = motif.site_of_atom >= 0
+    squares = np.where(on_site, (motif.displacements**2).sum(axis=1), (motifs.REACH * d_nn) ** 2)
+    variance = max(float(squares.mean()) / 3, (0.01 * d_nn) ** 2)
+    return 1.5 * len(squares) * np.log(variance) + 1.5 * len(motif.sites) * np.log(len(squares))
 
 
 def _copies(cell: Float[np.ndarray, "3 3"], motif: Motif) -> int:
@@ -176,8 +206,8 @@ def motif_of(
         translation = pure_translation(motif.lattice, _fractions(motif), kinds, allowed=_allowed(motif, d_nn))
         if translation is None:
             return motif
-        order = round(1 / np.abs(translation[translation != 0]).min())
-        basis = lattices.hermite(np.vstack([order * np.eye(3), np.rint(order * translation)]).astype(np.int64))
+        numerators, order = translation
+        basis = lattices.hermite(np.vstack([order * np.eye(3, dtype=np.int64), numerators]))
         primitive = basis @ motif.lattice / order
         primitive = lattices.reduced(primitive) @ primitive
 
@@ -213,9 +243,7 @@ def _kinds(shares: Float[np.ndarray, "sites species"]) -> Int[np.ndarray, " site
     return np.unique(kinds, return_inverse=True)[1]
 
 
-def standardised(
-    structure: Crystal, motif: Motif, *, copies: int, evidence: float, d_nn: float
-) -> AverageCell:
+def standardised(structure: Crystal, motif: Motif, *, copies: int, evidence: float, d_nn: float) -> AverageCell:
     """The standard cell of a motif.
 
     Args:

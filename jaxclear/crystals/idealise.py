@@ -12,7 +12,7 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 SHARES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02, 0.005)
 """Of what lattice and sites may deviate, tried in turn."""
@@ -80,8 +80,8 @@ def pure_translation(
     kinds: Int[np.ndarray, " sites"],
     *,
     allowed: Float[np.ndarray, " sites"],
-) -> Float[np.ndarray, "3"] | None:
-    """A translation that maps the sites onto each other, in whole parts of a period, or None.
+) -> tuple[Int[np.ndarray, "3"], int] | None:
+    """A translation that maps the sites onto each other, as numerators over a common order, or None.
 
     Args:
         lattice: a reduced basis, Å.
@@ -96,9 +96,9 @@ def pure_translation(
         order, reached = 1, image
         while not np.array_equal(reached, sites):
             order, reached = order + 1, image[reached]
-        rounded = np.round(translation * order)
-        if order > 1 and np.any(rounded % order):
-            return rounded / order
+        numerators = np.rint(translation * order).astype(np.int64)
+        if np.any(numerators % order):
+            return numerators, order
     return None
 
 
@@ -149,9 +149,7 @@ def _placed(
     worst = np.maximum(off, deviations[:, None])
     one_to_one = np.all(np.sort(images, axis=-1) == np.arange(len(fractions)), axis=-1)
     which, start = np.nonzero(one_to_one & (worst <= 1.0))
-    return Operations(
-        rotations[which], translations[which, start], images[which, start], worst[which, start]
-    )
+    return Operations(rotations[which], translations[which, start], images[which, start], worst[which, start])
 
 
 def is_group(rotations: Int[np.ndarray, "operations 3 3"]) -> bool:

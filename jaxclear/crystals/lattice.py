@@ -25,8 +25,11 @@ LEAST_PEAK = 6.0
 """Intensities up to so many backgrounds are not tried as peaks."""
 MOST_REFUSED = 20
 """Peaks in turn that belong to no lattice, after which the search ends."""
-COHERENT_PEAK = 15.0
+COHERENT_PEAK = 12.0
 """Intensity over the coherent background that no chance maximum among some hundred wave vectors reaches."""
+BRIGHT = 3.0
+"""Mean excess over the background, in its standard errors, of a superlattice worth a look."""
+MOST_SUPERLATTICES = 3
 PRIMES = (2, 3, 5, 7)
 """Indices of the sublattices that are tried at the end."""
 
@@ -70,9 +73,7 @@ def reduced(cell: Float[np.ndarray, "3 3"]) -> Int[np.ndarray, "3 3"]:
         order = np.argsort((vectors**2).sum(axis=1), kind="stable")
         steps, vectors = steps[order], vectors[order]
         gram = vectors @ vectors.T
-        trials = [
-            (i, j, -int(np.round(gram[i, j] / gram[j, j]))) for i, j in ((2, 1), (2, 0), (1, 0))
-        ]
+        trials = [(i, j, -int(np.round(gram[i, j] / gram[j, j]))) for i, j in ((2, 1), (2, 0), (1, 0))]
         changed = False
         for i, j, factor in trials:
             if factor and gram[i, i] + 2 * factor * gram[i, j] + factor**2 * gram[j, j] < gram[i, i] * (1 - 1e-9):
@@ -318,6 +319,39 @@ def _thinned(
                 kept = coordinates[~outside[:, worst]] @ basis
                 basis = hermite(np.vstack([kept, prime * basis]))
     return basis
+
+
+def superlattices(
+    spectrum: Spectrum, ratios: Float[np.ndarray, " waves"], basis: Int[np.ndarray, "3 3"]
+) -> list[Int[np.ndarray, "3 3"]]:
+    """Reciprocal lattices with two or three times as many points whose other points are brighter than background.
+
+    Peaks too weak to be taken up one by one show in their mean. The brightest first, at most ``MOST_SUPERLATTICES``.
+
+    Args:
+        spectrum: structure factors.
+        ratios: intensities in units of the background.
+        basis: of the lattice.
+    """
+    coordinates = spectrum.indices @ np.linalg.inv(basis)
+    found = []
+    for prime in (2, 3):
+        parts = coordinates * prime
+        whole = np.rint(parts)
+        near = np.flatnonzero((np.abs(parts - whole) < 1e-6).all(axis=1))
+        classes = whole[near].astype(np.int64) % prime
+        near, classes = near[classes.any(axis=1)], classes[classes.any(axis=1)]
+        for line in projective(prime):
+            on_line = np.zeros(len(near), dtype=bool)
+            for multiple in range(1, prime):
+                on_line |= (classes == line * multiple % prime).all(axis=1)
+            if not on_line.any():
+                continue
+            sums = np.cumsum(ratios[near[on_line]] - 1) / np.sqrt(np.arange(1, on_line.sum() + 1))
+            if sums.max() > BRIGHT:
+                found.append((sums.max(), hermite(np.vstack([basis, spectrum.indices[near[on_line]]]))))
+    found.sort(key=lambda pair: -pair[0])
+    return [candidate for _, candidate in found[:MOST_SUPERLATTICES]]
 
 
 def projective(prime: int) -> Int[np.ndarray, "points 3"]:

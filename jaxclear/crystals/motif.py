@@ -137,13 +137,16 @@ def assigned(
     owner = np.where((displacements**2).sum(axis=1) <= reach**2, owner, -1)
     on_site = owner >= 0
     sums = np.bincount(owner[on_site], weights=weights[on_site], minlength=len(sites))
-    means = np.stack(
-        [
-            np.bincount(owner[on_site], weights=weights[on_site] * d, minlength=len(sites))
-            for d in displacements[on_site].T
-        ],
-        axis=1,
-    ) / np.maximum(sums, 1e-12)[:, None]
+    means = (
+        np.stack(
+            [
+                np.bincount(owner[on_site], weights=weights[on_site] * d, minlength=len(sites))
+                for d in displacements[on_site].T
+            ],
+            axis=1,
+        )
+        / np.maximum(sums, 1e-12)[:, None]
+    )
     return Motif(lattice, sites + means, owner, steps, displacements - means[owner] * on_site[:, None], sums)
 
 

@@ -4,8 +4,8 @@ The published protocol cuts a cluster from the standard cell of the pristine cry
 that is damaged already, and turned, the same cluster follows by way of its average: the sites are those of the ideal
 cluster, the atoms on them the structure's own.
 
-Source: the cluster is that of D. Kumar, Class Based Strategies for Understanding Neural Networks, University of Waterloo
-(2020), appendix A; the recovery is this project's.
+Source: the cluster is that of D. Kumar, Class Based Strategies for Understanding Neural Networks, University of
+Waterloo (2020), appendix A; the recovery is this project's.
 """
 
 from typing import NamedTuple
