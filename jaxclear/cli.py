@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits."""
     try:
         options = _parser().parse_args(arguments)
-        command = importlib.import_module(f"jaxclear.commands.{options.command}")
+        command = importlib.import_module(f"jaxclear.commands.{options.command.replace('-', '_')}")
         status = command.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_explain(commands)
     _add_map(commands)
     _add_fetch(commands)
+    _add_explain_dataset(commands)
+    _add_verify(commands)
     return parser
 
 
@@ -105,25 +107,7 @@ def _add_explain(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "class, and prints what the rule replaced in the network.",
     )
     explain.add_argument("images", nargs="+", metavar="IMAGE", help="anything Pillow reads")
-    explain.add_argument(
-        "--model",
-        required=True,
-        metavar="NAME|MODULE:FUNCTION",
-        help="mnist, svhn or crystal; or a function apply(variables, images) that can be imported from here, which "
-        "takes float32 images (B, H, W, C) in [0, 1] and returns class maps or logits",
-    )
-    explain.add_argument(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help="safetensors as jaxclear.models.save_weights writes them; if left out, the shipped ones, or for a "
-        "function none",
-    )
-    _add_rule(explain, None)
-    explain.add_argument("--classes", metavar="A,B,…", help="names of the classes, separated by commas")
-    explain.add_argument(
-        "--channels", type=int, choices=(1, 3), default=3, help="of the images for a function (default 3)"
-    )
+    _add_model(explain)
     _add_out(explain, "jaxclear-explain")
 
 
@@ -179,9 +163,83 @@ def _add_fetch(commands: "argparse._SubParsersAction[_Parser]") -> None:
     _add_out(fetch, "jaxclear-fetch", what="structures")
 
 
+def _add_explain_dataset(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    dataset = commands.add_parser(
+        "explain-dataset",
+        help="CLEAR maps of a whole data set, into a zarr store; resumable, on many machines",
+        description="Explains every item of a source into a zarr store that zarr, xarray and others open. The same "
+        "call again goes on where the last one stopped; under Slurm or Kubernetes every process does its share. Exit "
+        "code 1: some items could not be used.",
+    )
+    dataset.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder of images, where a sub-folder named after a class labels what is in it; .npz with images, "
+        "labels and ids; a folder, zip, ASE data base or trajectory of structures; or MODULE:NAME of an object with "
+        "__len__ and __getitem__",
+    )
+    dataset.add_argument("store", type=Path, metavar="STORE", help="folder of the store")
+    _add_model(dataset)
+    dataset.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="to resize images to, for a function")
+    dataset.add_argument(
+        "--kind", choices=("images", "arrays", "structures", "object"), help="of the source, where it is not plain"
+    )
+    dataset.add_argument("--unit", type=_number_or_auto, default="auto", help="items written and committed at once")
+    dataset.add_argument("--batch", type=_number_or_auto, default="auto", help="items a device works on at once")
+    dataset.add_argument("--rank", type=int, help="number of this process from 0, where no scheduler tells it")
+    dataset.add_argument("--world", type=int, help="number of processes")
+    dataset.add_argument("--workers", type=int, metavar="N", help="threads or processes that read ahead")
+    dataset.add_argument("--fail-fast", action="store_true", help="end at the first item that cannot be used")
+    dataset.add_argument("--retry-failed", action="store_true", help="do units with failures again")
+    dataset.add_argument(
+        "--overwrite", action="store_true", help="replace a store of another model, rule, source or version"
+    )
+    dataset.add_argument("--log", type=Path, metavar="FILE", help="append a JSON line a unit to this file")
+    dataset.add_argument("--no-cache", action="store_true", help="keep no compiled programs in the cache folder")
+
+
+def _add_verify(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    verify = commands.add_parser(
+        "verify",
+        help="prove that a store of explain-dataset is complete and undamaged",
+        description="Reads every file of a store and compares its SHA-256. Exit code 1: something is missing or "
+        "damaged.",
+    )
+    verify.add_argument("store", type=Path, metavar="STORE")
+    verify.add_argument(
+        "--repair", action="store_true", help="take damaged units back, to be done again by the next run"
+    )
+
+
+def _number_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
 def _add_out(command: argparse.ArgumentParser, default: str, more: str = "", *, what: str = "pictures") -> None:
     command.add_argument("--out", type=Path, metavar="DIR", help=f"folder for the {what} (default ./{default}{more})")
     command.set_defaults(default_out=Path(default))
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model",
+        required=True,
+        metavar="NAME|MODULE:FUNCTION",
+        help="mnist, svhn or crystal; or a function apply(variables, images) that can be imported from here, which "
+        "takes float32 images (B, H, W, C) in [0, 1] and returns class maps or logits",
+    )
+    command.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="safetensors as jaxclear.models.save_weights writes them; if left out, the shipped ones, or for a "
+        "function none",
+    )
+    _add_rule(command, None)
+    command.add_argument("--classes", metavar="A,B,…", help="names of the classes, separated by commas")
+    command.add_argument(
+        "--channels", type=int, choices=(1, 3), default=3, help="of the images for a function (default 3)"
+    )
 
 
 def _add_rule(command: argparse.ArgumentParser, default: str | None) -> None:

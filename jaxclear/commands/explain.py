@@ -30,7 +30,7 @@ TOP = 10
 Maps = Callable[[Any, Any], tuple[ClearMap, HeatMap | None]]
 
 
-class _Model(NamedTuple):
+class ChosenModel(NamedTuple):
     """What is explained."""
 
     name: str
@@ -44,7 +44,7 @@ class _Model(NamedTuple):
 
 def run(options: argparse.Namespace) -> int:
     """Explains all images; returns the exit code."""
-    model = _model(options)
+    model = chosen_model(options)
     rule = options.rule or ("guided" if model.name == "crystal" else "deconvnet")
     out = folder(options.out or options.default_out)
     if model.input_shape is not None:
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     return 0 if done == len(options.images) else 1 if done else 2
 
 
-def _model(options: argparse.Namespace) -> _Model:
+def chosen_model(options: argparse.Namespace) -> ChosenModel:
     """The network and its variables.
 
     Raises:
@@ -88,14 +88,21 @@ def _model(options: argparse.Namespace) -> _Model:
             )
         loaded = models.load(options.model, options.weights)
         shape = loaded.input_shape
-        return _Model(options.model, loaded.apply, loaded.variables, loaded.class_names, shape, shape[-1])
+        return ChosenModel(options.model, loaded.apply, loaded.variables, loaded.class_names, shape, shape[-1])
     module_name, _, function_name = options.model.partition(":")
-    apply = _imported(module_name, function_name)
+    apply = imported(module_name, function_name)
+    if not callable(apply):
+        raise ValueError(f"expected a function apply(variables, images), got {function_name!r}: {type(apply).__name__}")
     variables = {} if options.weights is None else models.load_weights(options.weights).variables
-    return _Model(options.model, apply, jax.tree.map(jnp.asarray, variables), None, None, options.channels)
+    return ChosenModel(options.model, apply, jax.tree.map(jnp.asarray, variables), None, None, options.channels)
 
 
-def _imported(module_name: str, function_name: str) -> Callable[[Any, Any], Any]:
+def imported(module_name: str, function_name: str) -> Any:
+    """Returns a function or another callable of a user's module, from the current folder or wherever Python looks.
+
+    Raises:
+        ValueError: there is no such module, or no such thing in it.
+    """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -109,12 +116,10 @@ def _imported(module_name: str, function_name: str) -> Callable[[Any, Any], Any]
                 f"expected a function of module {module_name!r}, got {function_name!r}: it has no {part!r}"
             )
         value = getattr(value, part)
-    if not callable(value):
-        raise ValueError(f"expected a function apply(variables, images), got {function_name!r}: {type(value).__name__}")
     return value
 
 
-def _report_coverage(model: _Model, rule: str, image: Float[np.ndarray, "H W C"], progress: Progress) -> int:
+def _report_coverage(model: ChosenModel, rule: str, image: Float[np.ndarray, "H W C"], progress: Progress) -> int:
     """Prints what the rule replaces, and returns the number of classes."""
     shape = jax.ShapeDtypeStruct((1, *image.shape), jnp.float32)
     report, outputs = _blaming(
@@ -131,7 +136,7 @@ def _report_coverage(model: _Model, rule: str, image: Float[np.ndarray, "H W C"]
     return outputs.shape[-1]
 
 
-def _blaming(model: _Model, work: Callable[[], Any]) -> Any:
+def _blaming(model: ChosenModel, work: Callable[[], Any]) -> Any:
     """What `work()` returns; errors of the user's function become one message with its name.
 
     Raises:
@@ -150,14 +155,14 @@ def _blaming(model: _Model, work: Callable[[], Any]) -> Any:
         ) from error
 
 
-def _names(given: str | None, model: _Model, count: int) -> tuple[str, ...]:
+def _names(given: str | None, model: ChosenModel, count: int) -> tuple[str, ...]:
     names = tuple(given.split(",")) if given else model.class_names or tuple(str(k) for k in range(count))
     if len(names) != count:
         raise ValueError(f"expected {count} names in --classes, one a class of {model.name}, got {len(names)}")
     return names
 
 
-def _maps(model: _Model, rule: str, count: int) -> Maps:
+def _maps(model: ChosenModel, rule: str, count: int) -> Maps:
     top_k = TOP if count > MANY_CLASSES else None
     clear = jaxclear.clear_map(model.apply, rule=rule, top_k=top_k, on_unmatched="ignore")
     heat = None if count < 2 else jaxclear.heat_map(model.apply, rule=rule, on_unmatched="ignore")
@@ -165,7 +170,7 @@ def _maps(model: _Model, rule: str, count: int) -> Maps:
 
 
 def _explain(
-    model: _Model,
+    model: ChosenModel,
     maps: Maps,
     names: tuple[str, ...],
     rule: str,

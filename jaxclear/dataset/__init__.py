@@ -5,6 +5,7 @@ from jaxclear.dataset.reading import LazyArray, LazyStrings, StoredDataset, open
 from jaxclear.dataset.run import DatasetRun, explain_dataset
 from jaxclear.dataset.sources import ArraySource, ImageFiles, Item
 from jaxclear.dataset.store import StoreError
+from jaxclear.dataset.structure_files import StructureFiles, structure_explanation
 from jaxclear.dataset.verify import Verification, verify
 
 __all__ = [
@@ -17,8 +18,10 @@ __all__ = [
     "LazyStrings",
     "StoreError",
     "StoredDataset",
+    "StructureFiles",
     "Verification",
     "explain_dataset",
     "open_store",
+    "structure_explanation",
     "verify",
 ]

@@ -4,8 +4,9 @@ An item is an array, a pair (array, label), a mapping with "image" (and "label",
 give it, or an `Item`. Whatever an item raises when it is read becomes a `Failure`, never the end of a run.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -170,6 +171,8 @@ class ArraySource:
 class ImageFiles:
     """The image files of a folder, brought to one shape; a sub-folder with the name of a class is their label."""
 
+    reading = "threads"
+
     def __init__(
         self,
         folder: str | Path,
@@ -180,7 +183,7 @@ class ImageFiles:
     ) -> None:
         self._folder, self._channels, self._shape = Path(folder), channels, input_shape
         self._classes = {name: k for k, name in enumerate(class_names)}
-        self._files = _listed(self._folder)
+        self._files = listed(self._folder)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -188,7 +191,9 @@ class ImageFiles:
     def __getitem__(self, index: int) -> Item:
         from jaxclear.image_files import read_image
 
-        image = read_image(str(self._folder / self._files[index]), self._channels, self._shape)
+        path = str(self._folder / self._files[index])
+        with named(path, self._files[index]):
+            image = read_image(path, self._channels, self._shape)
         return Item(image, label_of(self._files[index], self._classes), self._files[index])
 
     def name(self, index: int) -> str:
@@ -214,8 +219,25 @@ def label_of(file: str, classes: Mapping[str, int]) -> int:
     return next((classes[part] for part in reversed(Path(file).parts[:-1]) if part in classes), NO_LABEL)
 
 
-def _listed(folder: Path) -> list[str]:
+@contextlib.contextmanager
+def named(path: str | Path, name: str) -> Iterator[None]:
+    """Replaces a file's place by its name in what is raised, so that a failure reads the same on every machine."""
+    try:
+        yield
+    except Exception as error:
+        words = str(error)
+        if str(path) in words:
+            raise ValueError(words.replace(str(path), name)) from error
+        raise
+
+
+def listed(folder: Path) -> list[str]:
+    """Returns the files of a folder and its sub-folders, relative to it, sorted, without hidden ones.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
     if not folder.is_dir():
-        raise ValueError(f"expected a folder of images, got {str(folder)!r}; check the name")
+        raise ValueError(f"expected a folder of files, got {str(folder)!r}; check the name")
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(path.as_posix() for path in files if not any(part.startswith(".") for part in path.parts))

@@ -1,0 +1,206 @@
+"""Crystal structures as a source: files, an ASE data base or an archive of files, prepared by worker processes.
+
+The host reads a structure, finds its standard cell and cuts the cluster that goes into the beam; fingerprint, network
+and map are the device's.
+"""
+
+import contextlib
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxclear.dataset.sources import Item, digests, label_of, listed, named
+
+if TYPE_CHECKING:
+    from jaxclear.crystals import Crystal, PaddedAtoms
+    from jaxclear.crystals.cells import Orientation
+    from jaxclear.models import LoadedModel
+
+__all__ = ["StructureFiles", "structure_explanation"]
+
+_OF_MANY = (".xyz", ".extxyz", ".traj")
+"""Formats of files that often hold many structures; those of other files are one each."""
+
+
+class _Entry(NamedTuple):
+    """Where a structure is: a file, or a member of an archive, and its frame; or a row of a data base."""
+
+    file: str
+    frame: int | None
+
+
+class StructureFiles:
+    """Structures of a folder, a zip archive, an ASE data base or a file of many frames, each turned and cut.
+
+    An item is the cluster as `jaxclear.crystals.PaddedAtoms`, divided by its mean nearest-neighbour distance, with
+    the numbers `space_group` (0: none found) and `standard_orientation` (whether its axes are those of the standard
+    cell: an answer for others holds only if theirs happen to be).
+
+    Args:
+        path: of the folder, archive, data base (.db, .json of ASE) or file.
+        orientation: as `jaxclear.crystals.explain` takes it.
+        symprec: tolerance of the search for the standard cell, Å.
+        class_names: a folder with the name of a class labels the files in it.
+
+    Raises:
+        ValueError: no such path.
+    """
+
+    reading = "processes"
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        orientation: "Orientation" = "standard",
+        symprec: float = 0.01,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        self._path = Path(path)
+        self._orientation: Orientation = orientation
+        self._symprec = symprec
+        self._classes = {name: k for k, name in enumerate(class_names)}
+        if not self._path.exists():
+            raise ValueError(f"expected structure files at {str(path)!r}, got no such file; check the name")
+        self._kind = _kind(self._path)
+        self._handle: Any = None
+        self._entries, sizes = self._listed()
+        self._identity = digests([self.name(k) for k in range(len(self))], sizes)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None}
+
+    def __getitem__(self, index: int) -> Item:
+        from jaxclear.crystals.cells import pad
+        from jaxclear.crystals.explain import orient
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the readers, about things that do not matter here
+            crystal = self._read(index)
+            piece = orient(crystal, orientation=self._orientation, symprec=self._symprec)
+        atoms = jax.tree.map(lambda values: values[0], pad([piece.cluster]))
+        extra = {
+            "space_group": np.uint8(piece.space_group or 0),
+            "standard_orientation": np.bool_(piece.orientation == "standard"),
+        }
+        return Item(atoms, label_of(self._entries[index].file, self._classes), self.name(index), extra)
+
+    def name(self, index: int) -> str:
+        """The path in the folder or archive, with @ and the frame where there are several."""
+        file, frame = self._entries[index]
+        return file if frame is None else f"{file}@{frame}"
+
+    def identity(self) -> dict[str, str]:
+        """Digests of the names and of the sizes of the files, and the orientation."""
+        return self._identity | {"orientation": f"{self._orientation}, {self._symprec:g} Å"}
+
+    def _listed(self) -> tuple[list[_Entry], list[int]]:
+        """All structures, and the sizes of the files."""
+        if self._kind == "database":
+            from ase.db import connect
+
+            # ASE asks for one string here, and takes a list of them.
+            rows = sorted(row.id for row in connect(self._path).select(columns=["id"], include_data=False))  # pyright: ignore[reportArgumentType]
+            return [_Entry(self._path.name, row) for row in rows], [self._path.stat().st_size]
+        if self._kind == "archive":
+            with zipfile.ZipFile(self._path) as archive:
+                sizes = {entry.filename: entry.file_size for entry in archive.infolist() if not entry.is_dir()}
+        else:
+            names = listed(self._path) if self._kind == "folder" else [self._path.name]
+            sizes = {name: (self._root / name).stat().st_size for name in names}
+        names = sorted(name for name in sizes if not _hidden(name))
+        entries = [entry for name in names for entry in self._frames(name)]
+        self._close()
+        return entries, [sizes[name] for name in names]
+
+    @property
+    def _root(self) -> Path:
+        return self._path if self._kind == "folder" else self._path.parent
+
+    def _frames(self, name: str) -> list[_Entry]:
+        """The structures of a file; one that cannot be read counts as one, which will fail."""
+        if Path(name).suffix not in _OF_MANY:
+            return [_Entry(name, None)]
+        import ase.io
+
+        try:
+            with self._located(name) as path:
+                number = sum(1 for _ in ase.io.iread(path))
+        except Exception:  # it will tell when it is read
+            number = 1
+        return [_Entry(name, None)] if number <= 1 else [_Entry(name, frame) for frame in range(number)]
+
+    @contextlib.contextmanager
+    def _located(self, name: str) -> Iterator[Path]:
+        """The path of a file, taken out of the archive where it is in one."""
+        if self._kind != "archive":
+            yield self._root / name
+            return
+        self._handle = self._handle or zipfile.ZipFile(self._path)
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(self._handle.extract(name, folder))
+
+    def _read(self, index: int) -> "Crystal":
+        from jaxclear.crystals import structures
+
+        entry = self._entries[index]
+        if self._kind == "database":
+            from ase.db import connect
+
+            self._handle = self._handle or connect(self._path)
+            return structures.from_ase(self._handle.get(id=entry.frame).toatoms(), name=self.name(index))
+        with self._located(entry.file) as path, named(path, entry.file):
+            found = structures.read(path, index=":" if entry.frame is None else entry.frame)
+        if len(found) != 1:
+            raise ValueError(f"expected one structure in {entry.file}, got {len(found)}; write one a file")
+        return found[0]._replace(name=self.name(index))
+
+    def _close(self) -> None:
+        """Closes what listing has opened: a handle does not go to another process."""
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+
+
+def structure_explanation(model: "LoadedModel", *, rule: Any = "guided") -> tuple[Callable[[Any, Any], Any], Any]:
+    """Returns the explanation of prepared structures, `(variables, PaddedAtoms) -> ClearMap`, and its variables.
+
+    Where the network was trained with the learned length scale, it is applied on the device.
+
+    Args:
+        model: as `jaxclear.models.load` returns it.
+        rule: a rule's name or a `jaxclear.Rule`.
+    """
+    from jaxclear.crystals.explain import explain_kernel
+    from jaxclear.crystals.scale import length_scale_kernel, shipped_variables
+
+    kernel = explain_kernel(model.apply, rule=rule)
+    if model.metadata.get("length_scale") != "learned":
+        return (lambda variables, atoms: kernel(variables, *atoms).clear), model.variables
+
+    def explain(variables: Any, atoms: "PaddedAtoms") -> Any:
+        lengths = length_scale_kernel(variables["scale"], atoms.positions, atoms.occupancies)
+        return kernel(variables["network"], atoms.positions / lengths[:, None, None], *atoms[1:]).clear
+
+    return explain, {"network": model.variables, "scale": shipped_variables()}
+
+
+def _kind(path: Path) -> Literal["folder", "archive", "database", "file"]:
+    if path.is_dir():
+        return "folder"
+    if zipfile.is_zipfile(path):
+        return "archive"
+    return "database" if path.suffix in (".db", ".json") else "file"
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in Path(name).parts)
