@@ -80,7 +80,7 @@ def map_regions(
     size: float | None = None,
     stride: float | None = None,
     unit: Literal["d_nn", "Å"] = "d_nn",
-    shape: Shape = "cube",
+    shape: Shape | None = None,
     orient: Orient | Literal["as given", "recover"] = "as given",
     min_atoms: int = 64,
     interpolation: Interpolation = "vote",
@@ -95,7 +95,8 @@ def map_regions(
         size: edge of a cube or diameter of a sphere instead.
         stride: distance of grid points, made smaller to fit the periods; half the size by default.
         unit: of `size` and `stride`: the structure's median nearest-neighbour distance, or Å.
-        shape: of a region; cubes are aligned with the Cartesian axes.
+        shape: of a region; cubes are aligned with the Cartesian axes. By default cubes where these are kept, and
+            spheres, which look the same from all sides, where regions are turned.
         orient: "as given" keeps the axes; "recover" finds each region's lattice in its own diffraction
             (:func:`~jaxclear.crystals.recover`); or a function that turns a region, and returns None to leave it out.
         min_atoms: regions with fewer atoms (voids, corners) are not classified.
@@ -115,8 +116,9 @@ def map_regions(
         >>> {found.class_names[k] for k in found.atom_class}
         {'fcc'}
     """
-    _check_options(atoms, size, stride, unit, shape, interpolation, min_atoms)
     turn = _orienter(orient)
+    shape = shape or ("cube" if orient == "as given" else "sphere")
+    _check_options(atoms, size, stride, unit, shape, interpolation, min_atoms)
     crystal = one_structure(structure)
     model = shipped_model() if model is None else model
     surroundings = Surroundings(crystal)
