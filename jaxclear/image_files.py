@@ -1,9 +1,41 @@
 """Image files as float32 arrays in [0, 1]."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["open_image", "read_image"]
+
+
+def open_image(file: str) -> "Image.Image":
+    """Returns an image file as a Pillow image, its pixels read.
+
+    Args:
+        file: anything Pillow reads.
+
+    Raises:
+        ValueError: no image, or a damaged one.
+    """
+    from PIL import Image
+
+    if Path(file).is_dir():
+        raise ValueError(f"{file}: expected an image file, got a folder; name the files in it")
+    if not Path(file).exists():
+        raise ValueError(f"{file}: expected an image file, got no such file; check the name")
+    try:
+        with Image.open(file) as opened:
+            opened.load()
+            return opened
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}".replace(f" '{file}'", "")
+        raise ValueError(
+            f"{file}: expected an image that Pillow reads, got another or a damaged file ({reason})"
+        ) from error
 
 
 def read_image(file: str, channels: int, input_shape: tuple[int, int, int] | None = None) -> Float[np.ndarray, "H W C"]:
@@ -19,19 +51,7 @@ def read_image(file: str, channels: int, input_shape: tuple[int, int, int] | Non
     """
     from PIL import Image
 
-    if Path(file).is_dir():
-        raise ValueError(f"{file}: expected an image file, got a folder; name the files in it")
-    if not Path(file).exists():
-        raise ValueError(f"{file}: expected an image file, got no such file; check the name")
-    try:
-        with Image.open(file) as opened:
-            opened.load()
-            picture = opened
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}".replace(f" '{file}'", "")
-        raise ValueError(
-            f"{file}: expected an image that Pillow reads, got another or a damaged file ({reason})"
-        ) from error
+    picture = open_image(file)
     if picture.mode == "F" or picture.mode.startswith("I"):
         values = np.asarray(picture, np.float32) / (1 if picture.mode == "F" else 65535)
         if not np.isfinite(values).all():
