@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from jaxclear.commands.terminal import Progress, folder, table
 from jaxclear.crystals.cells import cluster, standard_cell
-from jaxclear.crystals.defects import displacements, vacancies
+from jaxclear.crystals.defects import displacements, strain, vacancies
 from jaxclear.crystals.explain import CrystalExplanation, class_probabilities, explain_clusters
 from jaxclear.crystals.structures import Crystal, from_ase
 from jaxclear.crystals.symmetry import CLASS_NAMES, TOLERANCES, class_of_space_group, classify_spglib
@@ -34,9 +34,11 @@ DAMAGE: dict[str, Callable[[Crystal, int], Crystal]] = {
     "displaced, σ = 0.02 Å": lambda crystal, seed: displacements(crystal, 0.02, seed=seed),
     "displaced, σ = 0.06 Å": lambda crystal, seed: displacements(crystal, 0.06, seed=seed),
     "displaced, σ = 0.1 Å": lambda crystal, seed: displacements(crystal, 0.1, seed=seed),
+    "displaced, σ = 0.1 neighbour distances": lambda crystal, seed: displacements(crystal, 0.1, seed=seed, unit="d_nn"),
     "1 % of the atoms missing": lambda crystal, seed: vacancies(crystal, 0.01, seed=seed),
-    "15 % of the atoms missing": lambda crystal, seed: vacancies(crystal, 0.15, seed=seed),
     "25 % of the atoms missing": lambda crystal, seed: vacancies(crystal, 0.25, seed=seed),
+    "60 % of the atoms missing": lambda crystal, seed: vacancies(crystal, 0.6, seed=seed),
+    "strained by 3 %": lambda crystal, seed: strain(crystal, 0.03, seed=seed),
 }
 
 SHOWN = ("In", "β-Sn", "Mg", "Po", "Cu", "Si", "Fe")
@@ -117,9 +119,7 @@ def _print_mistakes(mistakes: dict[str, list[str]]) -> None:
     print(
         "\nThe classes are those that spglib finds in the pristine crystals at 0.01 Å, and damage came after they were"
     )
-    print(
-        "turned to their standard cells. Most of these elements were among the network's training crystals, undamaged."
-    )
+    print("turned to their standard cells. Most of these elements were among the network's training crystals, damaged.")
     where: dict[str, list[str]] = {}
     for words, names in mistakes.items():
         for name in names:

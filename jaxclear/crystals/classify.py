@@ -225,22 +225,30 @@ def _answer(crystal: Crystal, piece: OrientedCluster, explanation: CrystalExplan
         spglib=spglib_answer(crystal),
         orientation=piece.orientation,
         recovered=piece.found,
-        notes=tuple(_notes(crystal, piece, explanation.verdicts[row])),
+        notes=tuple(_notes(piece, names[first], explanation.verdicts[row])),
     )
 
 
-def _notes(crystal: Crystal, piece: OrientedCluster, verdict: Verdict) -> list[str]:
+def _notes(piece: OrientedCluster, predicted: str, verdict: Verdict) -> list[str]:
     """What to keep in mind about an answer."""
     notes = []
+    compound = len(set(piece.cluster.numbers.tolist())) > 1
     if piece.orientation == "not found":
         notes.append(
             "no lattice was found: the class is that of the axes as given, right only if they are those of the crystal"
         )
     if verdict == "outside":
         notes.append("unlike anything that the network has learnt: the class is the most similar one, not an answer")
-    if piece.space_group and class_of_space_group(piece.space_group) is None:
-        notes.append(f"averaged cell of space group {piece.space_group}, none of the network's classes")
-    if len(set(piece.cluster.numbers.tolist())) > 1:
+    if piece.found is not None and not compound:
+        group = piece.found.average.space_group
+        label = class_of_space_group(group)
+        if label is None:
+            notes.append(f"averaged cell of space group {group}, none of the network's classes")
+        elif CLASS_NAMES[label] != predicted:
+            notes.append(
+                f"the averaged cell has space group {group}, of class {CLASS_NAMES[label]}: one of them is wrong"
+            )
+    if compound:
         notes.append(
             "a compound: the network has learnt from elements, and names the lattice of the most similar arrangement"
         )
