@@ -1,7 +1,7 @@
 """Labelled images: data sets of TensorFlow Datasets, and medical ones in their publishers' own folders.
 
-Each is a source: `len(source)`, and `source[i]` gives `{"image": uint8 (H, W, C), "label": int, "id": str}`. Nothing here
-needs TensorFlow.
+Each is a source: `len(source)`, and `source[i]` gives `{"image": uint8 (H, W, C), "label": int, "id": str}`. Nothing
+here needs TensorFlow.
 """
 
 import os

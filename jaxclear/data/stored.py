@@ -20,7 +20,7 @@ from jaxclear.data.sources import DataError, ImageSource
 if TYPE_CHECKING:
     from jaxclear.data.builders import _Digits
 
-__all__ = ["TfdsSource", "TfRecords", "load_stored"]
+__all__ = ["TfRecords", "TfdsSource", "load_stored"]
 
 _NAMES = {"svhn": "svhn_cropped"}
 _LENGTH = struct.Struct("<Q")
@@ -101,7 +101,8 @@ def load_stored(name: str, split: str, data_dir: PathLike | None, manual_dir: Pa
         count = info.splits[split].num_examples
     except (KeyError, ValueError, AssertionError) as error:
         raise DataError(
-            f"expected a split of {name} out of {', '.join(info.splits)}, or part of one as 'train[:90%]', got {split!r}"
+            f"expected a split of {name} out of {', '.join(info.splits)}, or part of one as 'train[:90%]', got "
+            f"{split!r}"
         ) from error
     if count == 0:
         raise DataError(f"expected at least one item, got none in {name}'s split {split!r}")
