@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_fetch(commands)
     _add_explain_dataset(commands)
     _add_verify(commands)
+    _add_report(commands)
     return parser
 
 
@@ -130,7 +131,9 @@ def _add_map(commands: "argparse._SubParsersAction[_Parser]") -> None:
         default="d_nn",
         help="of size and stride: nearest-neighbour distances (default), or Å",
     )
-    mapping.add_argument("--shape", choices=("cube", "sphere"), default="cube", help="of a region (default cube)")
+    mapping.add_argument(
+        "--shape", choices=("cube", "sphere"), help="of a region (default cube, or sphere where lattices are found)"
+    )
     mapping.add_argument(
         "--orient",
         choices=("as-given", "recover"),
@@ -209,6 +212,20 @@ def _add_verify(commands: "argparse._SubParsersAction[_Parser]") -> None:
     verify.add_argument(
         "--repair", action="store_true", help="take damaged units back, to be done again by the next run"
     )
+
+
+def _add_report(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    report = commands.add_parser(
+        "report",
+        help="a store of explain-dataset as one HTML file",
+        description="Writes counts, confusion matrix, shares of pixels and a gallery with filters to one file that a "
+        "browser opens from disk. Images and the maps of single classes are made from the source of the store.",
+    )
+    report.add_argument("store", type=Path, metavar="STORE")
+    report.add_argument("--out", type=Path, metavar="FILE", help="the file (default ./NAME_OF_STORE.html)")
+    report.add_argument("--items", type=int, default=1000, help="items in the gallery at most (default 1000)")
+    report.add_argument("--title", help="of the page")
+    report.add_argument("--no-source", action="store_true", help="do without the source: no images, no single classes")
 
 
 def _number_or_auto(text: str) -> int | str:

@@ -215,8 +215,15 @@ def digests(names: Sequence[str], sizes: Sequence[int]) -> dict[str, str]:
 
 
 def label_of(file: str, classes: Mapping[str, int]) -> int:
-    """Returns the class that a folder on the way to a file is named after, the nearest one; -1 for none."""
-    return next((classes[part] for part in reversed(Path(file).parts[:-1]) if part in classes), NO_LABEL)
+    """Returns the class that a folder on the way to a file is named after, the nearest one; -1 for none.
+
+    Example:
+        >>> label_of("some/hex_rh/Mg.cif", {"fcc": 0, "hex/rh": 1})
+        1
+    """
+    # No folder can have a slash in its name.
+    named_after = {name.replace("/", "_"): label for name, label in classes.items()}
+    return next((named_after[part] for part in reversed(Path(file).parts[:-1]) if part in named_after), NO_LABEL)
 
 
 @contextlib.contextmanager

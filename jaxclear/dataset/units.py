@@ -84,10 +84,9 @@ def default_unit(items: int, shapes: Sequence[tuple[tuple[int, ...], int]]) -> i
         items: of the source.
         shapes: for each array the shape of one item's row and its bytes an element.
     """
-    largest = max((_row_bytes(shape, size) for shape, size in shapes), default=1)
-    most = min(_MOST_ITEMS, _floor_power(max(1, _SHARD_BYTES // largest)))
-    wanted = max(chunk_items(shape, size, most) for shape, size in shapes) if shapes else 1
-    return min(most, max(wanted, _ceil_power(-(-items // _LEAST_UNITS))))
+    shape, size = max(shapes, key=lambda field: _row_bytes(*field), default=((), 1))
+    most = min(_MOST_ITEMS, _floor_power(max(1, _SHARD_BYTES // _row_bytes(shape, size))))
+    return min(most, max(chunk_items(shape, size, most), _ceil_power(-(-items // _LEAST_UNITS))))
 
 
 def chunk_items(shape: tuple[int, ...], size: int, unit: int) -> int:
