@@ -156,8 +156,8 @@ class SvhnCropped(_Digits, skip_registration=True):
 
     def needed(self) -> dict[str, tuple[str, ...]]:
         """The names of the files of each split that is prepared."""
-        chosen = self.builder_config
-        return {split: files for split, files in self.FILES.items() if split != "extra" or chosen.name == "all"}
+        everything = self.builder_config is not None and self.builder_config.name == "all"
+        return {split: files for split, files in self.FILES.items() if split != "extra" or everything}
 
     def _info(self) -> Any:
         return tfds.core.DatasetInfo(

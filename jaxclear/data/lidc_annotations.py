@@ -12,6 +12,7 @@ Source: Armato et al., Med. Phys. 38, 915 (2011); Hancock, Magnan, J. Med. Imagi
 import contextlib
 import functools
 import importlib.util
+import itertools
 import math
 import os
 import sqlite3
@@ -167,7 +168,7 @@ def _distances(clouds: Sequence[Float[np.ndarray, "P 3"]], limit: float) -> Floa
     trees = [KDTree(cloud) for cloud in clouds]
     distances = np.full((len(clouds), len(clouds)), np.inf)
     np.fill_diagonal(distances, 0)
-    for i, j in zip(*np.triu_indices(len(clouds), 1), strict=True):
+    for i, j in itertools.combinations(range(len(clouds)), 2):
         if (np.maximum(low[i] - high[j], low[j] - high[i]) <= limit).all():
             distances[i, j] = distances[j, i] = trees[i].query(clouds[j])[0].min()
     return distances

@@ -91,11 +91,12 @@ def load_stored(name: str, split: str, data_dir: PathLike | None, manual_dir: Pa
         DataError: it is not there and cannot be prepared, a file is missing or has another checksum, or no such split.
     """
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.constants import DATA_DIR
 
     name = _NAMES.get(name, name)
-    root = Path(data_dir if data_dir is not None else tfds.core.constants.DATA_DIR).expanduser()
+    root = Path(data_dir if data_dir is not None else DATA_DIR).expanduser()
     folder = _folder(root, name, split) or _prepare(root, name, split, manual_dir)
-    builder = tfds.builder_from_directory(folder)
+    builder: Any = tfds.builder_from_directory(folder)
     info = builder.info
     try:
         count = info.splits[split].num_examples
@@ -109,7 +110,7 @@ def load_stored(name: str, split: str, data_dir: PathLike | None, manual_dir: Pa
     features = info.features
     if "image" not in features or "label" not in features:
         raise DataError(f"expected a data set of images with labels, got {name} with {', '.join(features)}")
-    rows = TfRecords(info, split) if info.file_format.value == "tfrecord" else builder.as_data_source(split)
+    rows = TfRecords(info, split) if info.file_format.value == "tfrecord" else builder.as_data_source(split=split)
     return TfdsSource(rows, tuple(features["label"].names), folder, split)
 
 
