@@ -41,9 +41,8 @@ class LazyArray:
         # NumPy's rules for negative and absent bounds, which tensorstore does not have.
         first, *others = key if isinstance(key, tuple) else (key,)
         if isinstance(first, slice):
-            first = slice(*first.indices(len(self)))
-            if first.step < 0:
-                first = np.arange(len(self))[first]
+            start, stop, step = first.indices(len(self))
+            first = slice(start, max(start, stop)) if step == 1 else np.arange(start, stop, step)
         elif not isinstance(first, type(Ellipsis)):
             first = np.asarray(first)
             first = np.flatnonzero(first) if first.dtype == bool else np.where(first < 0, first + len(self), first)

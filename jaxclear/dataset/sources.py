@@ -65,7 +65,10 @@ def read(source: Source, index: int) -> Item | Failure:
             name = str(naming(index))
         item = _as_item(source[index], name)
         value = jax.tree.map(_host_array, item.value)
-        for leaf in jax.tree.leaves(value):
+        leaves = jax.tree.leaves(value)
+        if not leaves:
+            raise ValueError(f"expected arrays of numbers, got {item.value!r}")
+        for leaf in leaves:
             _check(leaf)
         return item._replace(value=value, label=int(item.label))
     except Exception as error:  # whatever a reader raises belongs to its item

@@ -187,6 +187,10 @@ class Store:
         """
         start = done.unit * self.layout.unit
         count = self._count(done.unit)
+        if count < self.layout.unit and not self._marker(done.unit).exists():
+            # Of a shard that reaches beyond the items tensorstore reads what is there, and a power cut may have left half.
+            for file in self.files(done.unit):
+                (self.path / file).unlink(missing_ok=True)
         try:
             pending = [
                 self.array(field.name)[start : start + count].write(done.rows[field.name]) for field in self.numeric

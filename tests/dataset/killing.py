@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.dataset.common import Images, files, run
 
-COUNT = 48
+COUNT = 46
 SETTINGS = {"unit": 4, "batch": 2}
 
 
