@@ -59,7 +59,7 @@ def read_mat(file: Path) -> tuple[UInt8[np.ndarray, "N H W C"], UInt8[np.ndarray
 
     try:
         content = loadmat(str(file), variable_names=["X", "y"])
-        images, labels = np.moveaxis(content["X"], -1, 0), content["y"].reshape(-1)
+        images, labels = np.moveaxis(content["X"], -1, 0), content["y"].reshape(-1).astype(np.int64)
     except Exception as error:  # SciPy raises many kinds for a file that is none
         raise DataError(f"{file}: expected a MATLAB file with X and y, got {type(error).__name__}: {error}") from error
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
