@@ -10,16 +10,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxclear.crystals import cloud as clouds
 from jaxclear.crystals import lattice as lattices
 from jaxclear.crystals import motif as motifs
+from jaxclear.crystals import motif_fit as fits
 from jaxclear.crystals.cells import (
     LOWEST_STANDARD_GROUP,
+    MIN_CLOUD,
     cluster,
     nearest_neighbour_distance,
     standard_cell,
     symmetry_dataset,
 )
-from jaxclear.crystals.idealise import idealised, pure_translation
+from jaxclear.crystals.idealise import idealised
 from jaxclear.crystals.motif import Motif
 from jaxclear.crystals.structures import Crystal
 
@@ -31,18 +34,12 @@ LEAST_EVIDENCE = 30.0
 """nats; random atoms with a hard core stay below."""
 SUPERLATTICE_PRIOR = 5.0
 """nats by which a lattice with more sites has to be better, beside what its sites cost."""
-MOST_SPREAD = 0.3
-"""Greatest standard deviation of a coordinate, in nearest-neighbour distances, of atoms that are on sites."""
-LEAST_ON_SITES = 0.75
-"""Part of the atoms that have to be on sites."""
 MOST_STRAIN = 0.0135
 """Greatest principal strain that idealising the lattice may take: what a strain of 1 % leaves beside its mean."""
-LEAST_RESIDUAL = 0.02
-"""Distance from its ideal place, in nearest-neighbour distances, that a site may have in any case."""
-STANDARD_ERRORS = 5.0
-"""The same in standard errors of the mean position."""
-SAME_KIND = 0.3
-"""Sites whose species fractions differ by less are of one kind."""
+FEW_SITES = 8
+"""A structure that is symmetric as given with no more atoms in its primitive cell is no damaged supercell."""
+NEARLY_ALL = 0.95
+"""Part of the atoms on sites from which a structure that is symmetric as given is one with interstitials."""
 
 
 class Setting(NamedTuple):
@@ -71,6 +68,7 @@ class AverageCell(NamedTuple):
         evidence: figure of merit, the logarithm (nats) of the likelihood ratio of Bragg peaks to none; infinite where
             the structure's own cell was taken.
         motif: the primitive cell in the structure's frame, and the atoms on its sites; `motif.lattice` is the lattice.
+            The structure's own cell where that was taken.
         setting: how the standard cell follows from it.
     """
 
@@ -92,9 +90,11 @@ class AverageCell(NamedTuple):
 def average_cell(structure: Crystal, *, symprec: float = 0.01) -> AverageCell | None:
     """The standard cell of the crystal that a damaged structure is made of, or None when it shows no lattice.
 
-    Cell and orientation of the structure may be any. A structure that is symmetric in its own cell and is no supercell
-    of its average, a pristine one mostly, is taken as it is, as :func:`~jaxclear.crystals.standard_cell` takes it; so
-    is one of few atoms. A lattice strained by up to 1 % is idealised.
+    Cell and orientation of the structure may be any. A structure that is symmetric as given is taken as
+    :func:`~jaxclear.crystals.standard_cell` takes it when it has up to ``FEW_SITES`` atoms in its primitive cell, or is
+    not where its average has its atoms: pristine ones. A supercell with one vacancy is symmetric too, but all on
+    average sites: there the average counts. A lattice strained by up to 1 % is idealised. A piece of crystal of
+    ``MIN_CLOUD`` atoms or more needs no cell.
 
     Species decide where they are ordered: rock salt has group 225 and two kinds of sites. They do not where they are
     mixed at random: the sites of a disordered alloy are of one kind, with the fractions of its species. The group with
@@ -105,20 +105,25 @@ def average_cell(structure: Crystal, *, symprec: float = 0.01) -> AverageCell | 
         symprec: tolerance of the symmetry search in the structure as given, Å.
 
     Returns:
-        The average, or None: for a glass or a liquid, damage beyond recognition, or fewer than three periods.
+        The average, or None: for a glass or a liquid, damage beyond recognition, one or two periods, or too few atoms.
     """
+    if not structure.pbc.any() and len(structure.numbers) >= MIN_CLOUD:
+        return _from_cloud(structure)
     if not structure.pbc.all():
         return None
     found = _from_diffraction(structure)
-    if found is not None and found.space_group >= LOWEST_STANDARD_GROUP and _on_average(found, symprec):
-        return found
     own = _as_given(structure, symprec)
-    return found if own is None else own
+    if own is None or (found is not None and _explains(found, own, symprec)):
+        return found
+    return own
 
 
-def _on_average(found: AverageCell, symprec: float) -> bool:
-    """Whether the atoms are where the average has them."""
-    return bool(np.all(found.motif.site_of_atom >= 0)) and float(found.spreads.max()) < symprec
+def _explains(found: AverageCell, own: AverageCell, symprec: float) -> bool:
+    """Whether a structure that is symmetric as given is no more than copies of its average, some atoms missing."""
+    few = len(own.motif.sites) <= FEW_SITES * own.copies
+    on_sites = float(np.mean(found.motif.site_of_atom >= 0))
+    exact = on_sites >= NEARLY_ALL and float(found.spreads.max()) < symprec
+    return found.space_group >= LOWEST_STANDARD_GROUP and exact and not few
 
 
 def _from_diffraction(structure: Crystal) -> AverageCell | None:
@@ -161,86 +166,42 @@ def _best_motif(
     for candidate in (basis, *lattices.superlattices(spectrum, ratios, basis)):
         primitive = np.linalg.inv(candidate).T @ cell
         primitive = lattices.reduced(primitive) @ primitive
-        motif = motif_of(structure, primitive, d_nn=d_nn, least_occupancy=least_occupancy)
+        motif = fits.motif_of(structure, primitive, d_nn=d_nn, least_occupancy=least_occupancy)
         if motif is None:
             continue
-        cost = _description_length(motif, d_nn)
+        cost = fits.description_length(motif, abs(float(np.linalg.det(cell))), d_nn)
         if cost < least - SUPERLATTICE_PRIOR * (best is not None):
             best, least = motif, cost
     return best
 
 
-def _description_length(motif: Motif, d_nn: float) -> float:
-    """Minus the log-likelihood (nats) of the atoms' positions, with the sites' as free parameters (BIC)."""
-    on_site = motif.site_of_atom >= 0
-    squares = np.where(on_site, (motif.displacements**2).sum(axis=1), (motifs.REACH * d_nn) ** 2)
-    variance = max(float(squares.mean()) / 3, (0.01 * d_nn) ** 2)
-    return 1.5 * len(squares) * np.log(variance) + 1.5 * len(motif.sites) * np.log(len(squares))
+def _from_cloud(structure: Crystal) -> AverageCell | None:
+    """The average over the lattice that a piece of crystal without periods shows."""
+    centred = structure._replace(positions=structure.positions - structure.positions.mean(axis=0))
+    d_nn = clouds.spacing(centred.positions)
+    peaks, profile = clouds.find_peaks(centred.positions, d_nn=d_nn)
+    best, least, evidence = None, np.inf, 0.0
+    for candidate in clouds.candidates(centred.positions, peaks, profile, d_nn=d_nn):
+        if candidate.evidence < LEAST_EVIDENCE:
+            continue
+        motif = fits.motif_of(centred, candidate.vectors, d_nn=d_nn, least_occupancy=LEAST_OCCUPANCIES[0])
+        for _ in range(clouds.ROUNDS):
+            if motif is None:
+                break
+            better = clouds.refined(motif, centred.positions)
+            motif = fits.motif_of(centred, better, d_nn=d_nn, least_occupancy=LEAST_OCCUPANCIES[0])
+        if motif is None:
+            continue
+        cost = fits.description_length(motif, clouds.volume(centred.positions), d_nn)
+        if cost < least - SUPERLATTICE_PRIOR * (best is not None):
+            best, least, evidence = motif, cost, candidate.evidence
+    if best is None:
+        return None
+    return standardised(centred, best, copies=clouds.copies(best), evidence=evidence, d_nn=d_nn)
 
 
 def _copies(cell: Float[np.ndarray, "3 3"], motif: Motif) -> int:
     return round(abs(float(np.linalg.det(cell) / np.linalg.det(motif.lattice))))
-
-
-def motif_of(
-    structure: Crystal, primitive: Float[np.ndarray, "3 3"], *, d_nn: float, least_occupancy: float
-) -> Motif | None:
-    """The averaged motif of a structure, or None when its atoms are not on sites.
-
-    A translation that maps the motif onto itself makes the lattice finer: a chance peak had made it coarse.
-
-    Args:
-        structure: checked.
-        primitive: lattice vectors, a reduced basis.
-        d_nn: an estimate of the nearest-neighbour distance, Å.
-        least_occupancy: of a site, relative to the median.
-    """
-    while True:
-        motif = motifs.average(
-            primitive, structure.positions, structure.occupancies, d_nn=d_nn, least_occupancy=least_occupancy
-        )
-        on_sites = float(np.mean(motif.site_of_atom >= 0))
-        if on_sites < LEAST_ON_SITES or np.sqrt(motif.variances.mean() / 3) > MOST_SPREAD * d_nn:
-            return None
-        kinds = _kinds(_shares(structure, motif))
-        translation = pure_translation(motif.lattice, _fractions(motif), kinds, allowed=_allowed(motif, d_nn))
-        if translation is None:
-            return motif
-        numerators, order = translation
-        basis = lattices.hermite(np.vstack([order * np.eye(3, dtype=np.int64), numerators]))
-        primitive = basis @ motif.lattice / order
-        primitive = lattices.reduced(primitive) @ primitive
-
-
-def _fractions(motif: Motif) -> Float[np.ndarray, "sites 3"]:
-    return motif.sites @ np.linalg.inv(motif.lattice)
-
-
-def _allowed(motif: Motif, d_nn: float) -> Float[np.ndarray, " sites"]:
-    """How far each site may be from its ideal place, by the errors of the means, Å."""
-    counts = np.bincount(motif.site_of_atom[motif.site_of_atom >= 0], minlength=len(motif.sites))
-    freedom = max(1, counts.sum() - len(counts))
-    variance = (motif.variances * counts).sum() / freedom / 3
-    return np.maximum(LEAST_RESIDUAL * d_nn, STANDARD_ERRORS * np.sqrt(variance / np.maximum(counts, 1)))
-
-
-def _shares(structure: Crystal, motif: Motif) -> Float[np.ndarray, "sites species"]:
-    """Fractions of the species, in the order of their numbers, on each site."""
-    species, of_atom = np.unique(structure.numbers, return_inverse=True)
-    on_site = motif.site_of_atom >= 0
-    table = np.zeros((len(motif.sites), len(species)))
-    np.add.at(table, (motif.site_of_atom[on_site], of_atom[on_site]), structure.occupancies[on_site])
-    return table / table.sum(axis=1, keepdims=True)
-
-
-def _kinds(shares: Float[np.ndarray, "sites species"]) -> Int[np.ndarray, " sites"]:
-    """Numbers of the kinds of sites: those whose species fractions are alike, or alike to a third one's."""
-    kinds = np.arange(len(shares))
-    for i in range(len(shares)):
-        for j in range(i):
-            if kinds[i] != kinds[j] and np.abs(shares[i] - shares[j]).max() < SAME_KIND:
-                kinds[kinds == kinds[i]] = kinds[j]
-    return np.unique(kinds, return_inverse=True)[1]
 
 
 def standardised(structure: Crystal, motif: Motif, *, copies: int, evidence: float, d_nn: float) -> AverageCell:
@@ -253,9 +214,11 @@ def standardised(structure: Crystal, motif: Motif, *, copies: int, evidence: flo
         evidence: of the lattice, nats.
         d_nn: an estimate of the nearest-neighbour distance, Å.
     """
-    shares = _shares(structure, motif)
-    kinds = _kinds(shares)
-    ideal = idealised(motif.lattice, _fractions(motif), kinds, strain=MOST_STRAIN, allowed=_allowed(motif, d_nn))
+    shares = fits.shares_of(structure, motif)
+    kinds = fits.kinds_of(shares)
+    ideal = idealised(
+        motif.lattice, fits.fractions_of(motif), kinds, strain=MOST_STRAIN, allowed=fits.allowed_of(motif, d_nn)
+    )
     cell = _sites_cell(ideal.lattice, ideal.fractions, kinds, structure.name)
     dataset = symmetry_dataset(cell, symprec=1e-3 * d_nn)
     if dataset is None:
@@ -326,7 +289,7 @@ def _located(
     standard: Float[np.ndarray, "places 3"], setting: Setting, motif: Motif
 ) -> tuple[Int[np.ndarray, " places"], Int[np.ndarray, "places 3"]]:
     primitive = (standard - setting.origin) @ np.linalg.inv(setting.matrix).T
-    gaps = primitive[:, None] - _fractions(motif)
+    gaps = primitive[:, None] - fits.fractions_of(motif)
     steps = np.rint(gaps)
     owners = (((gaps - steps) @ motif.lattice) ** 2).sum(axis=-1).argmin(axis=1)
     return owners, steps[np.arange(len(owners)), owners].astype(np.int64)
@@ -366,7 +329,7 @@ def _as_given(structure: Crystal, symprec: float) -> AverageCell | None:
         sites=sites,
         occupancies=np.ones(len(sites)),
         spreads=np.zeros(len(sites)),
-        copies=1,
+        copies=count // len(np.unique(dataset.mapping_to_primitive)),
         rotation=_rotation(structure.cell, setting, standard.cell),
         strain=0.0,
         d_nn=nearest_neighbour_distance(cluster(standard).positions),

@@ -231,9 +231,9 @@ def members(indices: Int[np.ndarray, "waves 3"], basis: Int[np.ndarray, "rank 3"
     """Which integer vectors belong to the lattice with the given basis, of any rank."""
     if len(basis) == 3:
         coordinates = indices @ np.linalg.inv(basis)
-        return (np.abs(coordinates - np.rint(coordinates)) < 1e-6).all(axis=1)
+        return np.all(np.abs(coordinates - np.rint(coordinates)) < 1e-6, axis=1)
     coordinates = np.rint(indices @ np.linalg.pinv(basis.astype(float)))
-    return (np.abs(coordinates @ basis - indices) < 0.5).all(axis=1)
+    return np.all(np.abs(coordinates @ basis - indices) < 0.5, axis=1)
 
 
 def find_sublattice(

@@ -31,7 +31,7 @@ class Recovered(NamedTuple):
         d_nn: mean nearest-neighbour distance of the ideal cluster, Å: the length to scale by.
         space_group: of the average, 16 to 230.
         rotation: from the structure's frame to that of the cluster: ``r_standard = rotation @ r`` and a translation.
-        lattice: primitive lattice vectors in the structure's frame, Å, rows.
+        lattice: primitive lattice vectors in the structure's frame, Å, rows; its own where it was taken as given.
         average: the rest of what was found.
     """
 
@@ -48,7 +48,8 @@ def recover(crystal: Crystal, *, min_atoms: int = 128, symprec: float = 0.01) ->
 
     The cluster is the parallelepiped that :func:`~jaxclear.crystals.cluster` cuts from the ideal cell, vacancies
     counted as atoms; where the structure is smaller than that, periodic images fill it. Of a structure that is
-    symmetric as given (see :func:`~jaxclear.crystals.average_cell`) it is the cluster of its standard cell.
+    symmetric as given (see :func:`~jaxclear.crystals.average_cell`) it is the cluster of its standard cell. A piece of
+    crystal without periods keeps its shape and its atoms, and is turned.
 
     Args:
         crystal: checked.
@@ -60,6 +61,8 @@ def recover(crystal: Crystal, *, min_atoms: int = 128, symprec: float = 0.01) ->
         return None
     if np.isinf(average.evidence):
         piece = cluster(average.crystal, min_atoms=min_atoms)
+    elif not crystal.pbc.any():
+        piece = crystal._replace(positions=crystal.positions @ average.rotation.T)
     else:
         piece = _refilled(crystal, average, min_atoms)
     return Recovered(piece, average.d_nn, average.space_group, average.rotation, average.motif.lattice, average)

@@ -1,0 +1,285 @@
+"""How often the lattice of a damaged crystal is found again: periodic supercells and clusters without a cell.
+
+Source: this project's; the structures and the damage are those of D. Kumar, "Class Based Strategies for Understanding
+    Neural Networks", University of Waterloo (2020), table 3.2, with the orientation and the cell unknown.
+Command: python -m experiments.recover_lattice STRUCTURES [--workdir DIR] [--ship]
+    STRUCTURES is a folder, an archive or a file of crystal structures; spglib labels them. With --ship the results go
+    into experiments/results/.
+Run time: see "seconds" in the results; most of it reads the structures and searches the clusters.
+Published: none; a symmetry search on such cells answers P1 (table 3.2, 0 %).
+Own figure: experiments/results/recover_lattice.json.
+
+Each trial draws a structure outside the near-degenerate band, a supercell of its primitive cell by a random integer
+matrix, 60 to 400 sites, turned at random, its axes and atoms permuted, and damages it. It counts as found when the
+space group of the averaged cell is of the right class. Parameters were chosen on other elements than those tested.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import pathlib
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from experiments.train_crystals import provenance
+from jaxclear.crystals import datasets, defects
+from jaxclear.crystals.average import average_cell
+from jaxclear.crystals.cells import cluster, nearest_neighbour_distance, standard_cell, symmetry_dataset
+from jaxclear.crystals.structures import Crystal
+from jaxclear.crystals.symmetry import CLASS_NAMES, class_of_space_group
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "recover_lattice.json"
+TEST_ELEMENTS = ("Be", "Er", "Ga", "He", "I", "La", "O", "S", "Se", "Yb")
+
+
+class Damage(NamedTuple):
+    """What is done to a structure, in this order: vacancies, interstitials, strain, displacements."""
+
+    vacancies: float = 0.0
+    interstitials: float = 0.0
+    strain: float = 0.0
+    sigma: float = 0.0
+    """Å."""
+    relative_sigma: float = 0.0
+    """In nearest-neighbour distances of the pristine crystal."""
+
+
+CELLS: dict[str, Damage] = {
+    "pristine": Damage(),
+    "sigma 0.06 A, vacancies 40 %": Damage(vacancies=0.4, sigma=0.06),
+    "sigma 0.1 d_nn, vacancies 25 %": Damage(vacancies=0.25, relative_sigma=0.1),
+    "sigma 0.13 d_nn": Damage(relative_sigma=0.13),
+    "strain 1 %, sigma 0.02 A": Damage(strain=0.01, sigma=0.02),
+    "interstitials 5 %, sigma 0.02 A": Damage(interstitials=0.05, sigma=0.02),
+}
+BALLS: dict[str, Damage] = {
+    "pristine": Damage(),
+    "sigma 0.05 d_nn": Damage(relative_sigma=0.05),
+    "vacancies 20 %": Damage(vacancies=0.2),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of one run.
+
+    Attributes:
+        source: folder, archive or file of structures.
+        elements: of the structures that are tried.
+        trials: supercells a column.
+        ball_trials: spherical clusters a column.
+        sites: fewest and most sites of a supercell.
+        ball_atoms: fewest and most atoms of a cluster before vacancies.
+        seed: of all draws.
+    """
+
+    source: str
+    elements: tuple[str, ...] = TEST_ELEMENTS
+    trials: int = 1000
+    ball_trials: int = 100
+    sites: tuple[int, int] = (60, 400)
+    ball_atoms: tuple[int, int] = (100, 400)
+    seed: int = 0
+
+
+def smoke_config(source: str) -> Config:
+    """Returns settings that run in seconds on a handful of structures."""
+    return Config(source=source, elements=("Cu",), trials=2, ball_trials=1)
+
+
+def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict[str, Any]:
+    """Tries all columns and returns the results, written to `workdir`.
+
+    Raises:
+        DatasetError: the source holds no usable structures, or none of the elements.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    made_by = provenance()
+    say = functools.partial(print, file=sys.stderr, flush=True) if progress else lambda *_: None
+    dataset = datasets.load(config.source)
+    chosen = np.isin(dataset.elements, config.elements) & ~dataset.near_degenerate
+    if not chosen.any():
+        raise datasets.DatasetError(f"expected structures of {', '.join(config.elements)}, got none outside the band")
+    pool = datasets.take(dataset, np.flatnonzero(chosen))
+    figures: dict[str, dict[str, Any]] = {"supercells": {}, "clusters": {}}
+    for kind, columns, trials in (("supercells", CELLS, config.trials), ("clusters", BALLS, config.ball_trials)):
+        for number, (name, damage) in enumerate(columns.items()):
+            figures[kind][name] = _column(pool, damage, kind, trials, config, number)
+            say(f"{kind}, {name}: {figures[kind][name]}")
+    results = {
+        "experiment": "recover_lattice",
+        "config": dataclasses.asdict(config) | {"source": pathlib.Path(config.source).name},
+        "structures": {"labelled": len(dataset.labels), "tried": len(pool.labels)},
+        "figures": figures,
+        "seconds": round(time.perf_counter() - started, 1),
+        **made_by,
+    }
+    (workdir / RESULTS.name).write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def _column(
+    pool: datasets.LabelledStructures, damage: Damage, kind: str, trials: int, config: Config, number: int
+) -> dict[str, Any]:
+    """Accuracy with its interval, errors by class and the median time of one kind of damage."""
+    rng = np.random.default_rng([config.seed, number, kind == "clusters"])
+    errors: Counter[str] = Counter()
+    seconds = []
+    for _ in range(trials):
+        index = int(rng.integers(len(pool.labels)))
+        pristine = standard_cell(pool.crystals[index]).crystal
+        d_nn = nearest_neighbour_distance(cluster(pristine).positions)
+        piece = _supercell(pristine, config.sites, rng) if kind == "supercells" else _ball(pristine, config, rng)
+        damaged = _damaged(_turned(piece, rng), damage, d_nn, rng)
+        before = time.perf_counter()
+        average = average_cell(damaged)
+        seconds.append(time.perf_counter() - before)
+        group = 0 if average is None else average.space_group
+        if class_of_space_group(group) != pool.labels[index]:
+            errors[CLASS_NAMES[pool.labels[index]]] += 1
+    right = trials - errors.total()
+    return {
+        "percent": round(100 * right / trials, 2),
+        "interval_95": [round(100 * bound, 2) for bound in wilson(right, trials)],
+        "trials": trials,
+        "errors": dict(errors),
+        "median_ms": round(1e3 * float(np.median(seconds)), 1),
+    }
+
+
+def wilson(right: int, trials: int, *, z: float = 1.96) -> tuple[float, float]:
+    """Returns Wilson's interval of a proportion.
+
+    Example:
+        >>> wilson(10, 10)[0] > 0.7
+        True
+    """
+    share, spread = right / trials, z**2 / trials
+    half = z * np.sqrt(share * (1 - share) / trials + spread / (4 * trials))
+    return float((share + spread / 2 - half) / (1 + spread)), float((share + spread / 2 + half) / (1 + spread))
+
+
+def primitive(crystal: Crystal) -> Crystal:
+    """Returns a primitive cell of a standard cell, as spglib chooses it.
+
+    Raises:
+        ValueError: for a structure without symmetry.
+    """
+    dataset = symmetry_dataset(crystal, symprec=1e-4)
+    if dataset is None:
+        raise ValueError(f"expected a standard cell, got {crystal.name}, in which spglib finds no symmetry")
+    first = np.unique(dataset.mapping_to_primitive, return_index=True)[1]
+    return crystal._replace(
+        cell=np.array(dataset.primitive_lattice),
+        positions=crystal.positions[first],
+        numbers=crystal.numbers[first],
+        occupancies=crystal.occupancies[first],
+    )
+
+
+def supercell(crystal: Crystal, matrix: Int[np.ndarray, "3 3"]) -> Crystal:
+    """Returns the supercell whose lattice vectors are ``matrix @ cell``.
+
+    Raises:
+        ValueError: for a matrix without volume.
+    """
+    count = abs(round(np.linalg.det(matrix)))
+    if count == 0:
+        raise ValueError(f"expected a matrix with a determinant other than 0, got {matrix.tolist()}")
+    reach = np.abs(matrix).sum(axis=0)
+    grid = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(-1, 3)
+    inside = np.rint(grid @ np.linalg.inv(matrix) * count).astype(np.int64) % count
+    steps = grid[np.unique(inside, axis=0, return_index=True)[1]] @ crystal.cell
+    positions = (steps[:, None] + crystal.positions).reshape(-1, 3)
+    numbers, occupancies = np.tile(crystal.numbers, len(steps)), np.tile(crystal.occupancies, len(steps))
+    return Crystal(matrix @ crystal.cell, positions, numbers, occupancies, crystal.pbc, crystal.name)
+
+
+def _supercell(pristine: Crystal, sites: tuple[int, int], rng: np.random.Generator) -> Crystal:
+    """A supercell by a random integer matrix, with about a number of sites drawn evenly on a logarithmic scale."""
+    cell = primitive(pristine)
+    count = len(cell.numbers)
+    wanted = np.exp(rng.uniform(*np.log(sites))) / count
+    while True:
+        matrix = rng.integers(-5, 6, (3, 3))
+        copies = abs(round(np.linalg.det(matrix)))
+        if sites[0] <= copies * count <= sites[1] and 0.8 * wanted <= copies <= 1.25 * wanted:
+            return supercell(cell, matrix)
+
+
+def _ball(pristine: Crystal, config: Config, rng: np.random.Generator) -> Crystal:
+    """The atoms nearest to a random point."""
+    count = int(rng.integers(config.ball_atoms[0], config.ball_atoms[1] + 1))
+    volume = abs(np.linalg.det(pristine.cell)) / len(pristine.numbers)
+    reach = 1.5 * (3 * count * volume / (4 * np.pi)) ** (1 / 3)
+    most = np.ceil(reach * np.linalg.norm(np.linalg.inv(pristine.cell), axis=0)).astype(int) + 1
+    grid = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in most), indexing="ij"), axis=-1).reshape(-1, 1, 3)
+    positions = (grid @ pristine.cell + pristine.positions).reshape(-1, 3) - rng.uniform(size=3) @ pristine.cell
+    nearest = np.argsort((positions**2).sum(axis=1))[:count]
+    numbers = np.tile(pristine.numbers, len(grid))[nearest]
+    nothing = np.zeros(3, bool)
+    return Crystal(np.zeros((3, 3)), positions[nearest], numbers, np.ones(count), nothing, pristine.name)
+
+
+def _turned(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    """The structure rotated and shifted at random, lattice vectors and atoms in another order."""
+    rotation = random_rotation(rng)
+    order = rng.permutation(len(crystal.numbers))
+    positions = crystal.positions @ rotation.T + rng.uniform(-10, 10, 3)
+    return crystal._replace(
+        cell=(crystal.cell @ rotation.T)[rng.permutation(3)],
+        positions=positions[order],
+        numbers=crystal.numbers[order],
+        occupancies=crystal.occupancies[order],
+    )
+
+
+def random_rotation(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
+    """Returns a rotation drawn evenly from all."""
+    matrix, upper = np.linalg.qr(rng.normal(size=(3, 3)))
+    matrix = matrix * np.sign(np.diag(upper))
+    return matrix if np.linalg.det(matrix) > 0 else -matrix
+
+
+def _damaged(crystal: Crystal, damage: Damage, d_nn: float, rng: np.random.Generator) -> Crystal:
+    def seed() -> int:
+        return int(rng.integers(2**31))
+
+    if damage.vacancies:
+        crystal = defects.vacancies(crystal, damage.vacancies, seed=seed())
+    if damage.interstitials:
+        crystal = defects.interstitials(crystal, damage.interstitials, seed=seed())
+    if damage.strain:
+        crystal = defects.strain(crystal, damage.strain, seed=seed())
+    sigma = damage.sigma + damage.relative_sigma * d_nn
+    return defects.displacements(crystal, sigma, seed=seed()) if sigma else crystal
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the experiment from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="folder, archive or file of crystal structures")
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("workdir/recover_lattice"))
+    parser.add_argument("--ship", action="store_true", help="write the results into the checkout")
+    options = parser.parse_args(arguments)
+    try:
+        results = run(Config(source=options.source), options.workdir)
+    except ValueError as error:
+        sys.exit(f"recover_lattice: error: {error}")
+    if options.ship:
+        RESULTS.write_bytes((options.workdir / RESULTS.name).read_bytes())
+    for kind, columns in results["figures"].items():
+        for name, figure in columns.items():
+            print(f"{kind:10s} {name:32s} {figure['percent']:6.2f} % {figure['interval_95']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+from ase.build import bulk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxclear.crystals import lattice
+from tests.crystals.supercells import glass, kept, primitive, random_matrix, supercell, turned
+
+integers = st.integers(-6, 6)
+matrices = st.lists(st.lists(integers, min_size=3, max_size=3), min_size=3, max_size=3).map(np.array)
+
+
+@settings(deadline=None, max_examples=60)
+@given(matrices.filter(lambda m: abs(np.linalg.det(m)) > 0.5))
+def test_hermite_spans_the_same_lattice(rows):
+    form = lattice.hermite(rows)
+    assert np.array_equal(form, np.triu(form))
+    assert np.all(np.diag(form) > 0)
+    assert round(np.linalg.det(form)) == abs(round(np.linalg.det(rows)))
+    relation = rows @ np.linalg.inv(form)
+    np.testing.assert_allclose(relation, np.round(relation), atol=1e-8)
+    assert lattice.members(rows, form).all()
+
+
+def test_hermite_of_fewer_dimensions():
+    form = lattice.hermite(np.array([[2, 4, 0], [3, 6, 0]]))
+    assert form.tolist() == [[1, 2, 0]]
+    assert lattice.members(np.array([[5, 10, 0], [5, 10, 1], [1, 1, 0]]), form).tolist() == [True, False, False]
+
+
+@settings(deadline=None, max_examples=40)
+@given(matrices.filter(lambda m: abs(np.linalg.det(m)) > 0.5))
+def test_a_reduced_basis_has_the_shortest_vectors(rows):
+    cell = rows @ np.array([[2.0, 0.1, 0], [0.3, 2.4, 0], [0.2, -0.5, 3.1]])
+    steps = lattice.reduced(cell)
+    assert round(abs(np.linalg.det(steps))) == 1
+    basis = steps @ cell
+    assert np.linalg.det(basis) > 0
+    grid = np.stack(np.meshgrid(*[range(-2, 3)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    lengths = np.linalg.norm(basis, axis=1)
+    # No lattice vector that needs the i-th basis vector or a later one is shorter than that one.
+    for i in range(3):
+        others = np.linalg.norm(grid[np.any(grid[:, i:], axis=1)] @ basis, axis=1)
+        assert others.min() >= lengths[i] * (1 - 1e-8)
+
+
+def test_spectrum_against_plain_sums():
+    rng = np.random.default_rng(3)
+    cell = rng.normal(size=(3, 3)) + 4 * np.eye(3)
+    positions, kinds, weights = rng.uniform(-5, 5, (12, 3)), np.arange(12) % 2, rng.uniform(0.5, 1, 12)
+    spectrum = lattice.spectrum(cell, positions, kinds, weights, cutoff=0.6)
+    reciprocal = np.linalg.inv(cell).T
+    expected = {}
+    for index in np.ndindex(17, 17, 17):
+        h = np.array(index) - 8
+        g = h @ reciprocal
+        if 0 < np.linalg.norm(g) <= 0.6:
+            expected[tuple(h)] = [
+                sum(
+                    w * np.exp(-2j * np.pi * g @ r) for r, k, w in zip(positions, kinds, weights, strict=True) if k == s
+                )
+                for s in (0, 1)
+            ]
+    assert 2 * len(spectrum.indices) == len(expected)
+    assert np.all(np.diff(spectrum.lengths) >= 0)
+    for h, length, amplitude in zip(spectrum.indices, spectrum.lengths, spectrum.amplitudes.T, strict=True):
+        np.testing.assert_allclose(length, np.linalg.norm(h @ reciprocal))
+        np.testing.assert_allclose(amplitude, expected[tuple(h)], atol=1e-4)
+
+
+def search(crystal):
+    cell = lattice.reduced(crystal.cell) @ crystal.cell
+    count = len(crystal.numbers)
+    spectrum = lattice.spectrum(cell, crystal.positions, np.zeros(count, int), crystal.occupancies, cutoff=1.1)
+    return lattice.find_sublattice(spectrum, *lattice.signal(spectrum, np.array([float(count)])))
+
+
+@pytest.mark.parametrize("atoms", [bulk("Cu"), bulk("Fe"), bulk("Si"), bulk("Ti")])
+@pytest.mark.parametrize(("sigma", "vacancies"), [(0, 0), (0.06, 0), (0.06, 0.4)])
+def test_the_index_is_the_number_of_copies(atoms, sigma, vacancies):
+    rng = np.random.default_rng(7)
+    cell = primitive(atoms)
+    for _ in range(3):
+        matrix = random_matrix(rng, 60, 110)
+        crystal = turned(supercell(cell, matrix), rng)
+        crystal = kept(crystal, rng.permutation(len(crystal.numbers))[round(vacancies * len(crystal.numbers)) :])
+        crystal = crystal._replace(positions=crystal.positions + sigma * rng.normal(size=crystal.positions.shape))
+        found = search(crystal)
+        assert abs(round(np.linalg.det(found.basis))) == abs(round(np.linalg.det(matrix)))
+
+
+def test_background_of_exponential_intensities():
+    rng = np.random.default_rng(0)
+    level = np.linspace(1, 5, 4000)
+    estimate = lattice.background(rng.exponential(level), floor=0.1)
+    assert np.abs(estimate / level - 1).mean() < 0.15
+
+
+def test_a_glass_has_little_evidence():
+    rng = np.random.default_rng(5)
+    for core in (1.2, 1.9):
+        found = search(glass(rng, 100, core))
+        assert found is None or found.evidence < 25

@@ -1,0 +1,104 @@
+import itertools
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial import KDTree
+
+from jaxclear.crystals import cluster, recover, standard_cell
+from jaxclear.crystals.fingerprint import fingerprint_clusters
+from tests.crystals.reference import rotation
+from tests.crystals.supercells import ball, glass, kept, primitive, random_matrix, supercell, turned
+from tests.crystals.test_average import DIAMOND_LIKE, TETRAGONAL, damaged
+
+# Rhombohedral cells are left out: spglib itself chooses between two origins by the cell it is given.
+ELEMENTS = [bulk("Po"), bulk("Cu"), bulk("Fe"), bulk("Si"), bulk("Ti"), *TETRAGONAL, DIAMOND_LIKE]
+CUBIC = [
+    np.eye(3)[list(order)] * np.array(signs)[:, None]
+    for order in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
+]
+HEXAGONAL = [rotation(2, 60 * k) * np.array(signs) for k in range(6) for signs in itertools.product((1, -1), repeat=3)]
+
+
+def worst_pixel(piece, reference):
+    """Greatest difference of two fingerprints, in the orientation in which they agree best."""
+    turned_pieces = [piece._replace(positions=piece.positions @ matrix.T) for matrix in CUBIC + HEXAGONAL]
+    images = fingerprint_clusters([reference, *turned_pieces])
+    return np.abs(images[1:] - images[0]).max(axis=(1, 2, 3)).min()
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.integers(0, len(ELEMENTS) - 1), st.integers(0, 10**6))
+def test_a_pristine_structure_gives_the_cluster_of_its_standard_cell(which, seed):
+    rng = np.random.default_rng(seed)
+    cell = primitive(ELEMENTS[which])
+    reference = cluster(standard_cell(cell).crystal)
+    structure = turned(supercell(cell, random_matrix(rng, 60, 120)), rng)
+    found = recover(structure)
+    assert len(found.cluster.numbers) == len(reference.numbers)
+    assert worst_pixel(found.cluster, reference) < 1e-4
+    few = recover(kept(structure, rng.permutation(len(structure.numbers))[3:]))
+    assert few.space_group == found.space_group
+    assert worst_pixel(cluster(few.average.crystal), reference) < 1e-4
+
+
+@pytest.mark.parametrize("atoms", [bulk("Cu"), bulk("Ti"), bulk("Bi")])
+def test_the_atoms_are_the_structures_own(atoms):
+    rng = np.random.default_rng(8)
+    structure = damaged(turned(supercell(primitive(atoms), random_matrix(rng, 100, 160)), rng), rng, sigma=0.06)
+    found = recover(structure)
+    ideal = cluster(found.average.crystal)
+    # Turned back, every atom of the cluster is an atom of the structure or one of its images.
+    back = found.cluster.positions @ found.rotation
+    fractions = (back[:, None] - structure.positions) @ np.linalg.inv(structure.cell)
+    gaps = np.linalg.norm((fractions - np.round(fractions)) @ structure.cell, axis=-1)
+    assert gaps.min(axis=1).max() < 1e-8
+    assert len(found.cluster.numbers) == len(ideal.numbers)
+    moved = found.cluster.positions - found.cluster.positions.mean(0) + ideal.positions.mean(0)
+    np.testing.assert_allclose(KDTree(ideal.positions).query(moved)[0].std(), 0.06 * 0.67, rtol=0.4)
+
+
+def test_vacancies_stay_vacant():
+    rng = np.random.default_rng(9)
+    structure = turned(supercell(primitive(bulk("Cu")), random_matrix(rng, 150, 250)), rng)
+    found = recover(kept(structure, rng.permutation(len(structure.numbers))[len(structure.numbers) // 4 :]))
+    whole = cluster(found.average.crystal)
+    assert 0.6 < len(found.cluster.numbers) / len(whole.numbers) < 0.9
+    tree = KDTree(whole.positions)
+    moves = found.cluster.positions[0] - whole.positions
+    assert min(tree.query(found.cluster.positions - move)[0].max() for move in moves) < 1e-6
+
+
+def test_interstitials_come_along():
+    rng = np.random.default_rng(3)
+    structure = turned(supercell(primitive(bulk("Cu")), 5 * np.eye(3, dtype=int)), rng)
+    direction = structure.cell.sum(axis=0) / np.linalg.norm(structure.cell.sum(axis=0))
+    hole = structure.positions[0] + direction * 3.61 * np.sqrt(3) / 2
+    extra = structure._replace(
+        positions=np.vstack([structure.positions, hole]),
+        numbers=np.append(structure.numbers, 79).astype(np.int32),
+        occupancies=np.ones(126),
+    )
+    found = recover(extra)
+    assert found.space_group == 225
+    assert 0 < (found.cluster.numbers == 79).sum() <= 2
+
+
+def test_no_lattice_no_cluster():
+    assert recover(glass(np.random.default_rng(2), 90, 1.8)) is None
+
+
+@pytest.mark.parametrize("atoms", [bulk("Cu"), bulk("Fe"), bulk("Si"), bulk("Ti")])
+def test_a_ball_without_a_cell(atoms):
+    rng = np.random.default_rng(5)
+    piece = ball(primitive(atoms), 220, rng)
+    piece = damaged(piece, rng, sigma=0.05, vacancies=0.1)
+    found = recover(piece)
+    assert found.space_group == standard_cell(primitive(atoms)).space_group
+    assert len(found.cluster.numbers) == len(piece.numbers)
+    # Turned to the standard frame, neighbours lie along lattice directions of the standard cell.
+    vectors = found.lattice @ found.rotation.T @ np.linalg.inv(found.average.crystal.cell)
+    np.testing.assert_allclose(12 * vectors, np.round(12 * vectors), atol=0.15)
