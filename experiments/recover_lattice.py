@@ -83,7 +83,7 @@ class Config:
     source: str
     elements: tuple[str, ...] = TEST_ELEMENTS
     trials: int = 1000
-    ball_trials: int = 100
+    ball_trials: int = 50
     sites: tuple[int, int] = (60, 400)
     ball_atoms: tuple[int, int] = (100, 400)
     seed: int = 0
@@ -91,7 +91,7 @@ class Config:
 
 def smoke_config(source: str) -> Config:
     """Returns settings that run in seconds on a handful of structures."""
-    return Config(source=source, elements=("Cu",), trials=2, ball_trials=1)
+    return Config(source=source, elements=("Cu",), trials=2, ball_trials=1, sites=(60, 120), ball_atoms=(100, 140))
 
 
 def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict[str, Any]:

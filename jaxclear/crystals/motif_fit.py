@@ -13,6 +13,8 @@ LEAST_ON_SITES = 0.75
 """Part of the atoms that have to be on sites."""
 MOST_SPREAD = 0.3
 """Greatest standard deviation of a coordinate, in nearest-neighbour distances, of atoms that are on sites."""
+MOST_SITES = 40
+"""Sites of a primitive cell that are taken; a cell with more is one of no lattice, mostly."""
 LEAST_RESIDUAL = 0.02
 """Distance from its ideal place, in nearest-neighbour distances, that a site may have in any case."""
 STANDARD_ERRORS = 5.0
@@ -38,6 +40,8 @@ def motif_of(
         motif = motifs.average(
             primitive, structure.positions, structure.occupancies, d_nn=d_nn, least_occupancy=least_occupancy
         )
+        if len(motif.sites) > MOST_SITES:
+            return None
         on_sites = float(np.mean(motif.site_of_atom >= 0))
         if on_sites < LEAST_ON_SITES or np.sqrt(motif.variances.mean() / 3) > MOST_SPREAD * d_nn:
             return None
