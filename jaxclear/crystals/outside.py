@@ -2,9 +2,9 @@
 
 A network with seven outputs gives one of seven answers to a perovskite or a glass, and its softmax is above 0.9 for
 most of them. The score here is the mean cosine distance of the last hidden layer's features to those of the five
-nearest reference structures, which are damaged training structures. Above a threshold, which 5 % of the development
-structures exceed, the structure is said to be outside the classes. The same file holds the temperature by which the
-scores are divided before the softmax, so that a probability of 0.9 is right nine times in ten.
+nearest reference structures, which are damaged training structures. Above a threshold, below which 5 % of some damaged
+structures of other classes stay, a structure is said to be outside the classes. The same file holds the temperature by
+which the scores are divided before the softmax, so that a probability of 0.9 is right nine times in ten.
 
 Source: Y. Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, ICML 2022, for the score; C. Guo et
 al., On Calibration of Modern Neural Networks, ICML 2017, for the temperature. The figures are made by
