@@ -17,7 +17,7 @@ from jaxclear import models
 from jaxclear.commands.explain import MANY_CLASSES, TOP, chosen_model, imported
 from jaxclear.dataset import ArraySource, ImageFiles, StructureFiles
 from jaxclear.dataset.sources import Item, Source, listed, read
-from jaxclear.dataset.structure_files import structure_explanation
+from jaxclear.dataset.structure_files import structure_explanation, structure_images
 
 __all__ = ["Ingredients", "prepare", "written_down"]
 
@@ -78,8 +78,7 @@ def prepare(recipe: dict[str, Any]) -> Ingredients:
         loaded = models.load("crystal", words.weights)
         source = StructureFiles(recipe["source"], class_names=names)
         explain, variables = structure_explanation(loaded, rule=rule)
-        images = _fingerprints(learned=variables is not loaded.variables)
-        network_variables = (lambda v: v["network"]) if variables is not loaded.variables else (lambda v: v)
+        images, network_variables = structure_images, lambda v: v["network"]
     else:
         shape = model.input_shape or (None if recipe["size"] is None else (*recipe["size"], model.channels))
         source = _images(recipe["source"], recipe["kind"], model.channels, shape, names)
@@ -151,17 +150,3 @@ def _counted(apply: Callable[[Any, Any], Any], variables: Any, source: Source) -
 def _as_floats(variables: Any, batch: Any) -> Float[Array, "B H W C"]:
     array = jnp.asarray(batch)
     return array.astype(jnp.float32) / 255 if array.dtype == jnp.uint8 else array
-
-
-def _fingerprints(*, learned: bool) -> Callable[[Any, Any], Float[Array, "B 64 64 3"]]:
-    from jaxclear.crystals.fingerprint import fingerprint_kernel
-    from jaxclear.crystals.scale import length_scale_kernel
-
-    def images(variables: Any, atoms: Any) -> Float[Array, "B 64 64 3"]:
-        positions = atoms.positions
-        if learned:
-            lengths = length_scale_kernel(variables["scale"], positions, atoms.occupancies)
-            positions = positions / lengths[:, None, None]
-        return fingerprint_kernel(positions, *atoms[1:])
-
-    return images

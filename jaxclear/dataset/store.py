@@ -188,7 +188,7 @@ class Store:
         start = done.unit * self.layout.unit
         count = self._count(done.unit)
         if count < self.layout.unit and not self._marker(done.unit).exists():
-            # Of a shard that reaches beyond the items tensorstore reads what is there, and a power cut may have left half.
+            # A shard that reaches beyond the items is read before it is written, and a power cut may have left half.
             for file in self.files(done.unit):
                 (self.path / file).unlink(missing_ok=True)
         try:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from jaxclear.dataset.sources import Item, digests, label_of, listed, named
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from jaxclear.crystals.cells import Orientation
     from jaxclear.models import LoadedModel
 
-__all__ = ["StructureFiles", "structure_explanation"]
+__all__ = ["PreparedStructure", "StructureFiles", "structure_explanation", "structure_images"]
 
 _OF_MANY = (".xyz", ".extxyz", ".traj")
 """Formats of files that often hold many structures; those of other files are one each."""
@@ -35,12 +37,25 @@ class _Entry(NamedTuple):
     frame: int | None
 
 
+class PreparedStructure(NamedTuple):
+    """A cluster that is ready for the device; a batch has the same fields with the batch first.
+
+    Attributes:
+        atoms: divided by the nearest-neighbour distance of the undamaged crystal where that is known, and else by the
+            measured one.
+        scaled: whether it was known.
+    """
+
+    atoms: "PaddedAtoms"
+    scaled: Bool[Any, ""]
+
+
 class StructureFiles:
     """Structures of a folder, a zip archive, an ASE data base or a file of many frames, each turned and cut.
 
-    An item is the cluster as `jaxclear.crystals.PaddedAtoms`, divided by its mean nearest-neighbour distance, with
-    the numbers `space_group` (0: none found) and `standard_orientation` (whether its axes are those of the standard
-    cell: an answer for others holds only if theirs happen to be).
+    An item is a `PreparedStructure`, with the numbers `space_group` (0: none found), `lattice_found` (an answer for
+    others holds only if their axes happen to be those of the standard cell) and `recovered` (the lattice had to be
+    found again in a damaged structure).
 
     Args:
         path: of the folder, archive, data base (.db, .json of ASE) or file.
@@ -81,18 +96,20 @@ class StructureFiles:
 
     def __getitem__(self, index: int) -> Item:
         from jaxclear.crystals.cells import pad
-        from jaxclear.crystals.explain import orient
+        from jaxclear.crystals.orient import orient
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the readers, about things that do not matter here
             crystal = self._read(index)
             piece = orient(crystal, orientation=self._orientation, symprec=self._symprec)
-        atoms = jax.tree.map(lambda values: values[0], pad([piece.cluster]))
+        atoms = jax.tree.map(lambda values: values[0], pad([piece.cluster], piece.d_nn))
+        prepared = PreparedStructure(atoms, np.bool_(piece.d_nn is not None))
         extra = {
             "space_group": np.uint8(piece.space_group or 0),
-            "standard_orientation": np.bool_(piece.orientation == "standard"),
+            "lattice_found": np.bool_(piece.orientation in ("standard", "recovered")),
+            "recovered": np.bool_(piece.orientation == "recovered"),
         }
-        return Item(atoms, label_of(self._entries[index].file, self._classes), self.name(index), extra)
+        return Item(prepared, label_of(self._entries[index].file, self._classes), self.name(index), extra)
 
     def name(self, index: int) -> str:
         """The path in the folder or archive, with @ and the frame where there are several."""
@@ -172,26 +189,44 @@ class StructureFiles:
 
 
 def structure_explanation(model: "LoadedModel", *, rule: Any = "guided") -> tuple[Callable[[Any, Any], Any], Any]:
-    """Returns the explanation of prepared structures, `(variables, PaddedAtoms) -> ClearMap`, and its variables.
-
-    Where the network was trained with the learned length scale, it is applied on the device.
+    """Returns the explanation of prepared structures, `(variables, PreparedStructure) -> ClearMap`, and its variables.
 
     Args:
         model: as `jaxclear.models.load` returns it.
         rule: a rule's name or a `jaxclear.Rule`.
     """
     from jaxclear.crystals.explain import explain_kernel
-    from jaxclear.crystals.scale import length_scale_kernel, shipped_variables
+    from jaxclear.crystals.scale import shipped_variables
 
     kernel = explain_kernel(model.apply, rule=rule)
-    if model.metadata.get("length_scale") != "learned":
-        return (lambda variables, atoms: kernel(variables, *atoms).clear), model.variables
+    variables = {"network": model.variables}
+    if model.metadata.get("length_scale") == "learned":
+        variables["scale"] = shipped_variables()
 
-    def explain(variables: Any, atoms: "PaddedAtoms") -> Any:
-        lengths = length_scale_kernel(variables["scale"], atoms.positions, atoms.occupancies)
-        return kernel(variables["network"], atoms.positions / lengths[:, None, None], *atoms[1:]).clear
+    def explain(variables: Any, prepared: PreparedStructure) -> Any:
+        atoms = _scaled(variables, prepared)
+        return kernel(variables["network"], atoms.positions, atoms.species, atoms.occupancies).clear
 
-    return explain, {"network": model.variables, "scale": shipped_variables()}
+    return explain, variables
+
+
+def structure_images(variables: Any, prepared: PreparedStructure) -> Float[Array, "B 64 64 3"]:
+    """Returns the fingerprints of prepared structures, with the variables of `structure_explanation`."""
+    from jaxclear.crystals.fingerprint import fingerprint_kernel
+
+    atoms = _scaled(variables, prepared)
+    return fingerprint_kernel(atoms.positions, atoms.species, atoms.occupancies)
+
+
+def _scaled(variables: Any, prepared: PreparedStructure) -> "PaddedAtoms":
+    """The atoms divided by the learned length where it is not known, for a network that was trained so."""
+    atoms = prepared.atoms
+    if "scale" not in variables:
+        return atoms
+    from jaxclear.crystals.scale import length_scale_kernel
+
+    lengths = length_scale_kernel(variables["scale"], atoms.positions, atoms.occupancies)
+    return atoms._replace(positions=atoms.positions / jnp.where(prepared.scaled, 1, lengths)[:, None, None])
 
 
 def _kind(path: Path) -> Literal["folder", "archive", "database", "file"]:
