@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
-from jaxclear.dataset.sources import Failure, Source, read
+from jaxclear.dataset.loading import items
+from jaxclear.dataset.sources import Failure, Source
 
 __all__ = [
     "DataError",
@@ -236,38 +237,53 @@ def holdout(source: Source, share: float, *, seed: int = 0, groups: Sequence[Has
     return Holdout(Subset(source, np.flatnonzero(~chosen)), Subset(source, np.flatnonzero(chosen)))
 
 
-def gather(source: Source, *, on_error: str = "raise") -> LabelledImages:
+def gather(
+    source: Source,
+    *,
+    on_error: str = "raise",
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LabelledImages:
     """Returns the images of a source in one array, as `jaxclear.training.fit` takes them.
 
     Args:
         source: images of one shape.
         on_error: "raise", or "record" to leave out what cannot be read and to say so in the result.
+        workers: threads or processes that read ahead, where the source allows it; by default as many as there are
+            cores.
+        progress: called with the number of items read and of all.
 
     Raises:
         DataError: an item that cannot be read, images of different shapes, or none at all.
     """
     if on_error not in ("raise", "record"):
         raise DataError(f"expected on_error 'raise' or 'record', got {on_error!r}")
-    images: list[np.ndarray] = []
-    labels, ids, failures = [], [], []
-    for index in range(len(source)):
-        item = read(source, index)
-        if isinstance(item, Failure):
-            if on_error == "raise":
-                raise DataError(f"item {item.id} cannot be used: {item.reason}")
-            failures.append(item)
-            continue
-        if images and item.value.shape != images[0].shape:
-            raise DataError(
-                f"expected images of one shape, got {images[0].shape} ({ids[0]}) and {item.value.shape} ({item.id}); "
-                "give the source a size"
-            )
-        images.append(item.value)
-        labels.append(item.label)
-        ids.append(str(item.id))
-    if not images:
+    images = np.empty((0,))
+    labels: list[int] = []
+    ids: list[str] = []
+    failures: list[Failure] = []
+    with items(source, range(len(source)), workers) as found:
+        for number, item in enumerate(found, start=1):
+            if isinstance(item, Failure):
+                if on_error == "raise":
+                    raise DataError(f"item {item.id} cannot be used: {item.reason}")
+                failures.append(item)
+            else:
+                if not ids:
+                    images = np.empty((len(source), *item.value.shape), item.value.dtype)
+                if (item.value.shape, item.value.dtype) != (images.shape[1:], images.dtype):
+                    raise DataError(
+                        f"expected images of one shape and type, got {images.shape[1:]} {images.dtype} ({ids[0]}) and "
+                        f"{item.value.shape} {item.value.dtype} ({item.id}); give the source a size"
+                    )
+                images[len(ids)] = item.value
+                labels.append(item.label)
+                ids.append(str(item.id))
+            if progress is not None:
+                progress(number, len(source))
+    if not ids:
         raise DataError(f"expected at least one image, got none of {len(source)} items" + _listing(failures))
-    return LabelledImages(np.stack(images), np.array(labels, np.int32), tuple(ids), tuple(failures))
+    return LabelledImages(images[: len(ids)], np.array(labels, np.int32), tuple(ids), tuple(failures))
 
 
 def labels_of(source: Source) -> Int[np.ndarray, " N"]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data import trees
+from jaxclear import explain_dataset, open_store
 from jaxclear.data import DataError, gather, holdout, load
 from jaxclear.data.retinopathy import GRADES, Retinopathy, crop_background, fundus, normalise
 from jaxclear.dataset.sources import Failure, read
@@ -55,6 +56,18 @@ def test_explaining_takes_the_source(tree):
     item = read(Retinopathy(tree, size=16), 0)
     assert not isinstance(item, Failure)
     assert (item.value.shape, item.label, item.id) == ((16, 16, 3), 1, "10_right")
+
+
+def test_explaining_a_data_set_records_what_cannot_be_read(tree, tmp_path):
+    (tree / "train" / "13_right.jpeg").write_bytes(b"no image")
+    source = Retinopathy(tree, size=16)
+    weights = np.eye(3, dtype=np.float32)
+    means = lambda weights, images: jnp.square(normalise(images)).mean((1, 2)) @ weights
+    run = explain_dataset(means, weights, source, tmp_path / "store", log=lambda event: None)
+    assert (run.items, run.failed) == (4, 1)
+    store = open_store(tmp_path / "store")
+    assert [name for _, name, _ in store.failures()] == ["13_right"]
+    assert "13_right.jpeg: expected an image" in store.failures()[0][2]
 
 
 def test_a_missing_label_is_named(tree):

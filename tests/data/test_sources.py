@@ -64,8 +64,10 @@ def test_every_kind_of_source_gives_the_same_items(source):
     assert [item["id"] for item in items] == list("01234")
     np.testing.assert_array_equal(built[-1]["image"], IMAGES[-1])
     np.testing.assert_array_equal(labels_of(built), LABELS)
-    images = gather(built)
+    seen = []
+    images = gather(built, progress=lambda done, total: seen.append((done, total)))
     np.testing.assert_array_equal(images.images, IMAGES)
+    assert seen == [(number, 5) for number in range(1, 6)]
     assert images.labels.dtype == np.int32
     read = sources.read(built, 3)
     assert not isinstance(read, Failure)
