@@ -2,7 +2,7 @@
 
 Source: D. Kumar, "Class Based Strategies for Understanding Neural Networks", University of Waterloo (2020), table 3.2;
     A. Ziletti et al., Nat. Commun. 9, 2775 (2018).
-Command: python -m experiments.table_3_2 STRUCTURES [--workdir DIR] [--matid 60] [--record]
+Command: python -m experiments.table_3_2 STRUCTURES [--workdir DIR] [--matid 60] [--leave-out COLUMN …] [--record]
     STRUCTURES is a folder, an archive or a file of crystal structures; spglib labels them. Columns that are done are
     kept in DIR. With --record the results go into experiments/results/. MatID comes with `pip install matid`.
 Run time: 70 minutes on 2 busy CPU cores for 9,313 POSCAR files, most of it the sweep of spglib and MatID.
@@ -313,16 +313,25 @@ def _line(name: str, column: dict[str, Any]) -> str:
     return f"{name[:40]:40s} " + " ".join(shares)
 
 
+def _kept(left_out: Sequence[str]) -> tuple[str, ...]:
+    names = [column.name for column in COLUMNS]
+    unknown = sorted(set(left_out) - set(names))
+    if unknown:
+        raise ValueError(f"expected columns out of {', '.join(names)}, got {', '.join(unknown)}")
+    return tuple(name for name in names if name not in left_out)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the experiment from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="folder, archive or file of crystal structures")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("workdir/table_3_2"))
     parser.add_argument("--matid", type=int, default=60, help="structures a column for MatID; 0 leaves it out")
+    parser.add_argument("--leave-out", nargs="*", default=(), metavar="COLUMN", help="columns not to compute, by name")
     parser.add_argument("--record", action="store_true", help="write the results into the checkout")
     options = parser.parse_args(arguments)
     try:
-        run(Config(source=options.source, matid=options.matid), options.workdir)
+        run(Config(source=options.source, columns=_kept(options.leave_out), matid=options.matid), options.workdir)
     except ValueError as error:
         sys.exit(f"table_3_2: error: {error}")
     if options.record:
