@@ -28,6 +28,8 @@ from jaxclear.crystals.structures import Crystal
 
 CUTOFFS = (3.0, 2.0)
 """Greatest wave vectors, in units of 1 / nearest-neighbour distance, tried in turn."""
+LEAST_WAVES, MOST_WAVES = 20, 600
+"""Wave vectors below which nothing can be told, and how many are taken for each atom: more than a solid has."""
 LEAST_OCCUPANCIES = (0.3, 0.1)
 """Of a site, relative to the median, tried in turn: few copies of a large motif may leave a site nearly empty."""
 LEAST_EVIDENCE = 30.0
@@ -132,10 +134,15 @@ def _from_diffraction(structure: Crystal) -> AverageCell | None:
     d_nn = motifs.spacing(structure, cell)
     _, kinds = np.unique(structure.numbers, return_inverse=True)
     counts = np.bincount(kinds, weights=structure.occupancies)
-    whole = lattices.spectrum(cell, structure.positions, kinds, structure.occupancies, cutoff=CUTOFFS[0] / d_nn)
+    # The box around a molecule or a slab has wave vectors without end.
+    most = (3 * MOST_WAVES * len(kinds) / (2 * np.pi * abs(np.linalg.det(cell)))) ** (1 / 3)
+    cutoff = min(CUTOFFS[0] / d_nn, most)
+    whole = lattices.spectrum(cell, structure.positions, kinds, structure.occupancies, cutoff=cutoff)
     best = None
     for cutoff in CUTOFFS:
         waves = int(np.searchsorted(whole.lengths, cutoff / d_nn))
+        if waves < LEAST_WAVES:
+            continue
         part = lattices.Spectrum(whole.indices[:waves], whole.lengths[:waves], whole.amplitudes[:, :waves])
         ratios, coherence = lattices.signal(part, counts)
         peaks = lattices.find_sublattice(part, ratios, coherence)

@@ -25,6 +25,7 @@ LEAST_PEAK = 6.0
 """Intensities up to so many backgrounds are not tried as peaks."""
 MOST_REFUSED = 20
 """Peaks in turn that belong to no lattice, after which the search ends."""
+MOST_TRIED = 100
 COHERENT_PEAK = 12.0
 """Intensity over the coherent background that no chance maximum among some hundred wave vectors reaches."""
 BRIGHT = 3.0
@@ -255,7 +256,9 @@ def find_sublattice(
     order = np.argsort(-ratios, kind="stable")
     left = order[ratios[order] > LEAST_PEAK]
     refused = 0
-    while len(left) and refused < MOST_REFUSED:
+    for _ in range(MOST_TRIED):
+        if not len(left) or refused == MOST_REFUSED:
+            break
         grown = hermite(np.vstack([basis, spectrum.indices[left[0]]]))
         within = members(indices, grown)
         extra = np.flatnonzero(within & ~inside)

@@ -101,6 +101,8 @@ def average(
     for _ in range(ROUNDS):
         motif = assigned(lattice, sites, positions, weights, reach=REACH * d_nn)
         strong = motif.weights > least_occupancy * np.median(motif.weights)
+        if not strong.any():
+            return motif
         sites = motif.sites[strong]
     return assigned(lattice, sites, positions, weights, reach=REACH * d_nn)
 

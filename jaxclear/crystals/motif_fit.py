@@ -40,7 +40,7 @@ def motif_of(
         motif = motifs.average(
             primitive, structure.positions, structure.occupancies, d_nn=d_nn, least_occupancy=least_occupancy
         )
-        if len(motif.sites) > MOST_SITES:
+        if len(motif.sites) > MOST_SITES or not motif.weights.all():
             return None
         on_sites = float(np.mean(motif.site_of_atom >= 0))
         if on_sites < LEAST_ON_SITES or np.sqrt(motif.variances.mean() / 3) > MOST_SPREAD * d_nn:
