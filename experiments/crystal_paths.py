@@ -4,7 +4,7 @@ Source: D. Kumar, "Class Based Strategies for Understanding Neural Networks", Un
     3.4b and 3.4d; A. Ziletti et al., Nat. Commun. 9, 2775 (2018), figure 4.
 Command: python -m experiments.crystal_paths [--weights FILE] [--workdir DIR] [--ship]
     With --ship the results go into experiments/results/ and the pictures into experiments/figures/.
-Run time: 4 minutes a network on 2 busy CPU cores.
+Run time: 3 minutes a network on 2 CPU cores, several times that where others use them too.
 Published: bcc until about 75 % of the centre atoms are gone, then mixed, sc at 100 %; along the rhombohedral path bcc,
     sc and fcc exactly at the special values, hex/rh elsewhere.
 Own figure: experiments/results/crystal_paths.json.
