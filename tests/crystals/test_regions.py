@@ -106,6 +106,15 @@ def test_grains_are_turned_by_a_function():
     assert not nowhere.atom_confidence.any()
 
 
+def test_lattices_of_turned_grains_are_found():
+    turned = bulk("Fe", "bcc", a=D_NN * 2 / np.sqrt(3), cubic=True) * 8
+    turned.rattle(0.03, seed=1)
+    turned.rotate(30, (1, 2, 3), rotate_cell=True)
+    found = map_regions(turned, orient="recover", stride=8.0)
+    assert np.all(found.predicted_class == 6)
+    assert np.all(found.atom_class == 6)
+
+
 def test_voids_are_not_classified():
     atoms = bulk("Cu", cubic=True) * (14, 4, 4)
     del atoms[(atoms.positions[:, 0] > 18) & (atoms.positions[:, 0] < 40)]
