@@ -2,7 +2,7 @@
 
 Source: D. Kumar, "Class Based Strategies for Understanding Neural Networks", University of Waterloo (2020), table 3.2;
     A. Ziletti et al., Nat. Commun. 9, 2775 (2018).
-Command: python -m experiments.table_3_2 STRUCTURES [--workdir DIR] [--matid 60] [--leave-out COLUMN …] [--record]
+Command: python -m experiments.table_3_2 STRUCTURES [--workdir DIR] [--matid 60] [--finders N] [--leave-out COLUMN …] [--record]
     STRUCTURES is a folder, an archive or a file of crystal structures; spglib labels them. Columns that are done are
     kept in DIR. With --record the results go into experiments/results/. MatID comes with `pip install matid`.
 Run time: 70 minutes on 2 busy CPU cores for 9,313 POSCAR files, most of it the sweep of spglib and MatID.
@@ -12,13 +12,13 @@ Own figure: experiments/results/table_3_2.json.
 
 The structures are those of elements kept out of the training of every network and look-up here. Each is put in its
 standard setting and cut as published, then damaged; all contenders get the same damaged structure, the symmetry finders
-as a periodic cell. The contenders:
+as a periodic cell, some of them on fewer structures: every figure has its count. The contenders:
 
 - the network that ships (trained on damaged structures), and the published one (trained on pristine ones);
 - a look-up of the nearest pristine fingerprint, scaled as published and by the learned length scale;
 - spglib at each tolerance, and at the best of them in hindsight for each column;
 - spglib on the averaged cell (`jaxclear.crystals.average_cell`);
-- MatID: symmetry-based clustering (`SBC`), then its symmetry analysis of the cell that it found, on fewer structures.
+- MatID: symmetry-based clustering (`SBC`), then its symmetry analysis of the cell that it found.
 
 Intervals are Wilson's, 95 %. "outside_band" leaves out structures within 3 % of a geometry of another class.
 """
@@ -125,6 +125,7 @@ class Config:
     Attributes:
         source: folder, archive or file of structures.
         columns: names of those to compute.
+        finders: structures a column for spglib and the averaged cell, of a column that is not kept from a run with more.
         matid: structures a column for MatID, which takes a third of a second each.
         processes: for the symmetry finders.
         seed: of the damage.
@@ -132,6 +133,7 @@ class Config:
 
     source: str
     columns: tuple[str, ...] = tuple(column.name for column in COLUMNS)
+    finders: int = 1_000_000
     matid: int = 60
     processes: int = 2
     seed: int = 0
@@ -235,9 +237,8 @@ def _symmetry_answers(damaged: Sequence[Crystal], config: Config) -> dict[str, I
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads of JAX
     with concurrent.futures.ProcessPoolExecutor(config.processes, mp_context=context) as pool:
         for name, task in tasks.items():
-            chosen = np.arange(len(damaged))
-            if name == "MatID":
-                chosen = np.linspace(0, len(damaged) - 1, min(config.matid, len(damaged))).astype(int)
+            asked = min(config.matid if name == "MatID" else config.finders, len(damaged))
+            chosen = np.linspace(0, len(damaged) - 1, asked).astype(int)
             answers = np.full(len(damaged), -2)
             answers[chosen] = list(pool.map(task, [damaged[i] for i in chosen.tolist()], chunksize=8))
             found[name] = answers
@@ -327,11 +328,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("source", help="folder, archive or file of crystal structures")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("workdir/table_3_2"))
     parser.add_argument("--matid", type=int, default=60, help="structures a column for MatID; 0 leaves it out")
+    parser.add_argument("--finders", type=int, default=1_000_000, help="structures a column for the symmetry finders")
     parser.add_argument("--leave-out", nargs="*", default=(), metavar="COLUMN", help="columns not to compute, by name")
     parser.add_argument("--record", action="store_true", help="write the results into the checkout")
     options = parser.parse_args(arguments)
     try:
-        run(Config(source=options.source, columns=_kept(options.leave_out), matid=options.matid), options.workdir)
+        chosen = {"columns": _kept(options.leave_out), "finders": options.finders, "matid": options.matid}
+        run(Config(source=options.source, **chosen), options.workdir)
     except ValueError as error:
         sys.exit(f"table_3_2: error: {error}")
     if options.record:
