@@ -2,7 +2,8 @@
 
 Source: D. Kumar, "Class Based Strategies for Understanding Neural Networks", University of Waterloo (2020), table 3.2;
     A. Ziletti et al., Nat. Commun. 9, 2775 (2018).
-Command: python -m experiments.table_3_2 STRUCTURES [--workdir DIR] [--matid 60] [--finders N] [--leave-out COLUMN …] [--record]
+Command: python -m experiments.table_3_2 STRUCTURES [--workdir DIR] [--matid 60] [--finders N] [--leave-out COLUMN …]
+    [--record]
     STRUCTURES is a folder, an archive or a file of crystal structures; spglib labels them. Columns that are done are
     kept in DIR. With --record the results go into experiments/results/. MatID comes with `pip install matid`.
 Run time: 70 minutes on 2 busy CPU cores for 9,313 POSCAR files, most of it the sweep of spglib and MatID.
@@ -125,7 +126,7 @@ class Config:
     Attributes:
         source: folder, archive or file of structures.
         columns: names of those to compute.
-        finders: structures a column for spglib and the averaged cell, of a column that is not kept from a run with more.
+        finders: structures a column for spglib and the averaged cell; a column kept from another run has its own.
         matid: structures a column for MatID, which takes a third of a second each.
         processes: for the symmetry finders.
         seed: of the damage.
