@@ -219,8 +219,7 @@ def _differs(out: Path, wanted: dict[str, Any], ignored: tuple[str, ...]) -> boo
 def _wanted(call: _Call, store: Store, source_identity: dict[str, Any]) -> dict[str, Any]:
     """The manifest that a store would have if it were begun now, at the stored one's batch and unit."""
     stored = store.manifest
-    # What was made without any item that could be read is compared without one.
-    found = None if stored["first"] is None else _first_item(call.source, stored["first"])
+    found = _first_item(call.source, stored["first"] or 0)
     unit = store.layout.unit if call.unit == "auto" else int(call.unit)
     batch = stored["batch"] if call.batch == "auto" else min(int(call.batch), unit, max(len(call.source), 1))
     return _identity(call, None if found is None else found[1], batch, unit, source_identity)
@@ -232,7 +231,8 @@ def _new(call: _Call, keep: dict[str, Any], source_identity: dict[str, Any]) -> 
     found = _first_item(call.source, 0)
     if found is None:
         unit = default_unit(count, []) if call.unit == "auto" else int(call.unit)
-        wanted = _identity(call, None, 1, unit, source_identity)
+        batch = 1 if call.batch == "auto" else min(int(call.batch), unit, max(count, 1))
+        wanted = _identity(call, None, batch, unit, source_identity)
         return Layout(count, unit, ()), {**wanted, **keep, "first": None}
     first, item = found
     rows = one_item(call.explain, call.variables, item.value)

@@ -97,11 +97,16 @@ def test_empty_and_single_sources(tmp_path, count):
 
 
 def test_a_source_without_a_readable_item(tmp_path):
-    done = run(tmp_path / "store", Images(3, broken=range(3)), unit="auto")
+    done = run(tmp_path / "store", Images(3, broken=range(3)))
     assert (done.failed, done.missing) == (3, 0)
     store = open_store(tmp_path / "store")
     assert not store["valid"][:].any()
     assert store["failure"][:] == [f"OSError: no such sector {k}" for k in range(3)]
+    assert run(tmp_path / "store", Images(3, broken=range(3))).units == 0
+    # Such a store has no arrays for results: once items can be read, it has to be made anew.
+    with pytest.raises(StoreError, match=r"explanation.program: stored nothing"):
+        run(tmp_path / "store", Images(3), retry_failed=True)
+    assert run(tmp_path / "store", Images(3), overwrite=True).failed == 0
 
 
 def test_items_that_cannot_be_used_are_recorded_and_masked(tmp_path):
