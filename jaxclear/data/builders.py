@@ -2,7 +2,8 @@
 
 The builders of TensorFlow Datasets 4.9 open the publishers' files with `tf.io.gfile` and encode images with TensorFlow.
 These read IDX (LeCun's format) and MATLAB files themselves and hand over PNGs, which TFDS stores as they are. Names,
-versions and features are the stock builders', so that what one of them prepared the others read.
+versions and features are the stock builders', so that `tfds.data_source` reads what these prepared, and
+`jaxclear.data.load` what those did.
 """
 
 import gzip

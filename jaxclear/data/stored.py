@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["TfRecords", "TfdsSource", "load_stored"]
 
 _NAMES = {"svhn": "svhn_cropped"}
+_PATIENCE = 20
+"""Seconds to wait for a server."""
 _LENGTH = struct.Struct("<Q")
 _HEADER, _FOOTER = 12, 4  # length and its checksum; checksum of the data
 
@@ -159,8 +161,12 @@ def _prepare(root: Path, name: str, split: str, manual_dir: PathLike | None) -> 
     cls = _own()[name]
     options = {"config": "all" if "extra" in split else "train_test"} if cls.BUILDER_CONFIGS else {}
     builder = cls(data_dir=root, file_format="array_record", **options)
+    files = [file for needed in builder.needed().values() for file in needed]
+    hint = f"or put {', '.join(builder.URL + file for file in files)} into a folder and give it as manual_dir"
     if manual_dir is not None:
-        _check_manual(Path(manual_dir).expanduser(), [file for files in builder.needed().values() for file in files])
+        _check_manual(Path(manual_dir).expanduser(), files)
+    elif not any((root / "downloads").glob("*")):
+        _check_reachable(builder.URL + files[0], hint)
     settings = tfds.download.DownloadConfig(manual_dir=manual_dir, force_checksums_validation=True)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # standard output belongs to the caller
@@ -168,12 +174,23 @@ def _prepare(root: Path, name: str, split: str, manual_dir: PathLike | None) -> 
     except DataError:
         raise
     except Exception as error:  # TFDS, requests and the file system raise many kinds
-        files = ", ".join(builder.URL + file for files in builder.needed().values() for file in files)
         raise DataError(
             f"expected to download and prepare {name} in {root}, got {type(error).__name__}: "
-            f"{' '.join(str(error).split())}; or put {files} into a folder and give it as manual_dir"
+            f"{' '.join(str(error).split())}; try again, {hint}"
         ) from error
     return Path(builder.data_dir)
+
+
+def _check_reachable(url: str, hint: str) -> None:
+    """Raises DataError where there is no way to a file: TFDS would try again for minutes."""
+    import requests
+
+    try:
+        requests.head(url, timeout=_PATIENCE, allow_redirects=True).raise_for_status()
+    except requests.RequestException as error:
+        raise DataError(
+            f"expected an answer for {url}, got {type(error).__name__}; check the network, {hint}"
+        ) from error
 
 
 def _check_manual(folder: Path, files: Sequence[str]) -> None:

@@ -115,6 +115,14 @@ def test_a_changed_or_missing_file_is_refused(mnist_files, tmp_path):
     assert len(load("mnist", "test", data_dir=tmp_path / "tfds", manual_dir=mnist_files)) == 10
 
 
+def test_without_a_network_the_files_to_get_are_named_at_once(tmp_path, monkeypatch):
+    # A port that nobody listens on.
+    monkeypatch.setattr(SvhnCropped, "URL", "http://127.0.0.1:9/")
+    with pytest.raises(DataError, match=r"got ConnectionError; .* http://127.0.0.1:9/test_32x32.mat into a folder"):
+        load("svhn", "train", data_dir=tmp_path)
+    assert not any(tmp_path.rglob("incomplete*"))
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
