@@ -20,7 +20,13 @@ from jaxclear.crystals.batching import run_batched
 from jaxclear.crystals.cells import Orientation, nearest_neighbour_distance
 from jaxclear.crystals.fingerprint import PUBLISHED, Beam, fingerprint_kernel
 from jaxclear.crystals.orient import FoundOrientation, OrientedCluster, orient
-from jaxclear.crystals.outside import Reference, outside_scores, reference_for
+from jaxclear.crystals.outside import (
+    Reference,
+    feature_function,
+    outside_scores,
+    reference_for,
+    scores_of_features,
+)
 from jaxclear.crystals.scale import length_scales
 from jaxclear.crystals.structures import Crystal, read
 from jaxclear.palettes import legible
@@ -28,7 +34,7 @@ from jaxclear.responses import scores_of
 from jaxclear.rules import Rule, resolve
 
 if TYPE_CHECKING:
-    from jaxclear.models import LoadedModel
+    from jaxclear.models import Layer, LoadedModel
 
 Kernel = Callable[..., "ExplanationArrays"]
 """`(variables, positions, species, occupancies) -> ExplanationArrays`, arrays as `PaddedAtoms` has them."""
@@ -263,14 +269,26 @@ def _verdict(piece: OrientedCluster, distance: float, reference: Reference | Non
     return "outside" if distance > reference.threshold else "member"
 
 
-def class_probabilities(
+class Judgement(NamedTuple):
+    """What the network says of clusters, without the maps that take most of the time.
+
+    Attributes:
+        probabilities: (B, K), calibrated where the network has a reference.
+        outside_scores: (B,), as in `CrystalExplanation`.
+    """
+
+    probabilities: Float[np.ndarray, "B K"]
+    outside_scores: Float[np.ndarray, " B"]
+
+
+def judge_clusters(
     clusters: Sequence[Crystal],
     *,
     d_nn: Sequence[float | None] | None = None,
     model: "LoadedModel | None" = None,
     progress: Callable[[int], None] | None = None,
-) -> Float[np.ndarray, "B K"]:
-    """Returns the class probabilities of finite clusters, calibrated, without the maps that take most of the time.
+) -> Judgement:
+    """Returns class probabilities and outside scores of finite clusters.
 
     Args:
         clusters: as :func:`~jaxclear.crystals.cluster` cuts them.
@@ -285,10 +303,22 @@ def class_probabilities(
         raise ValueError("expected at least one structure, got none")
     model = shipped_model() if model is None else model
     reference = reference_for(model.metadata.get("sha256"))
-    temperature = np.float32(reference.temperature if reference else 1.0)
-    kernel = functools.partial(_probability_kernel(model.apply), model.variables, temperature)
+    kernel = functools.partial(_judging_kernel(model, reference is not None), model.variables)
     lengths = _lengths(model, clusters, [None] * len(clusters) if d_nn is None else d_nn)
-    return run_batched(kernel, clusters, d_nn=lengths, progress=progress)
+    scores, features = run_batched(kernel, clusters, d_nn=lengths, progress=progress)
+    probabilities = _softmax(scores / (reference.temperature if reference else 1.0))
+    return Judgement(probabilities, scores_of_features(features, reference))
+
+
+def class_probabilities(
+    clusters: Sequence[Crystal],
+    *,
+    d_nn: Sequence[float | None] | None = None,
+    model: "LoadedModel | None" = None,
+    progress: Callable[[int], None] | None = None,
+) -> Float[np.ndarray, "B K"]:
+    """Returns the class probabilities of :func:`judge_clusters`, whose arguments and errors it has."""
+    return judge_clusters(clusters, d_nn=d_nn, model=model, progress=progress).probabilities
 
 
 def _lengths(
@@ -305,10 +335,15 @@ def _lengths(
     return lengths
 
 
+def _judging_kernel(model: "LoadedModel", with_features: bool) -> Callable[..., Any]:
+    return _compiled_judging(model.apply, model.network.layers if with_features else None)
+
+
 @functools.lru_cache(maxsize=16)
-def _probability_kernel(apply: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    def kernel(variables: Any, temperature: Array, positions: Array, species: Array, occupancies: Array) -> Array:
-        scores = scores_of(apply(variables, fingerprint_kernel(positions, species, occupancies)))
-        return jax.nn.softmax(scores / temperature)
+def _compiled_judging(apply: Callable[[Any, Any], Any], layers: "tuple[Layer, ...] | None") -> Callable[..., Any]:
+    def kernel(variables: Any, positions: Array, species: Array, occupancies: Array) -> tuple[Array, Array]:
+        images = fingerprint_kernel(positions, species, occupancies)
+        features = jax.numpy.zeros((len(images), 0)) if layers is None else feature_function(layers)(variables, images)
+        return scores_of(apply(variables, images)), features
 
     return jax.jit(kernel)

@@ -89,10 +89,16 @@ def outside_scores(
     model: "LoadedModel", images: Float[np.ndarray, "N H W C"], reference: Reference | None
 ) -> Float[np.ndarray, " N"]:
     """How far each image is from what the network has learnt, 0 to 2; NaN without a reference."""
+    return (
+        np.full(len(images), np.nan) if reference is None else scores_of_features(features_of(model, images), reference)
+    )
+
+
+def scores_of_features(features: Float[np.ndarray, "N F"], reference: Reference | None) -> Float[np.ndarray, " N"]:
+    """The same of features, unit vectors."""
     if reference is None:
-        return np.full(len(images), np.nan)
-    found = features_of(model, images)
-    parts = np.array_split(found, -(-len(found) // 1024))
+        return np.full(len(features), np.nan)
+    parts = np.array_split(features, -(-len(features) // 1024))
     return np.concatenate([np.asarray(distance_to_reference(part, reference.features)) for part in parts])
 
 

@@ -21,9 +21,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxclear.crystals.cells import MAX_ATOMS
-from jaxclear.crystals.explain import class_probabilities, shipped_model
+from jaxclear.crystals.explain import judge_clusters, shipped_model
 from jaxclear.crystals.orient import OrientedCluster
 from jaxclear.crystals.orient import orient as find_axes
+from jaxclear.crystals.outside import reference_for
 from jaxclear.crystals.region_cutting import Cutter, RegionError, Shape, Surroundings, grid
 from jaxclear.crystals.structures import Crystal, StructureError, read, to_ase
 
@@ -47,9 +48,12 @@ class RegionMap(NamedTuple):
     Attributes:
         centres: (R, 3), the grid points, Å.
         atoms: (R,), atoms in each region.
-        probabilities: (R, K), class probabilities; zero where a region was not classified.
-        predicted_class: (R,), the most probable class; -1 where a region has too few atoms or no lattice was found.
-        confidence: (R,), its probability; a softmax, no certainty.
+        probabilities: (R, K), class probabilities; zero where a region has no class.
+        outside_scores: (R,), distance from what the network has learnt (:mod:`jaxclear.crystals.outside`); NaN where a
+            region was not put before it, or the network has no reference.
+        predicted_class: (R,), the most probable class; -1 where a region has too few atoms, no lattice was found, or
+            it is outside the classes.
+        confidence: (R,), its calibrated probability.
         atom_probabilities: (N, K), the same for each atom of the structure, in its order.
         atom_class: (N,), -1 where no classified region is near.
         atom_confidence: (N,).
@@ -62,6 +66,7 @@ class RegionMap(NamedTuple):
     centres: Float[np.ndarray, "R 3"]
     atoms: Int[np.ndarray, " R"]
     probabilities: Float[np.ndarray, "R K"]
+    outside_scores: Float[np.ndarray, " R"]
     predicted_class: Int[np.ndarray, " R"]
     confidence: Float[np.ndarray, " R"]
     atom_probabilities: Float[np.ndarray, "N K"]
@@ -142,6 +147,7 @@ def map_regions(
             f"larger than {extent:.3g} Å"
         )
     probabilities = np.zeros((len(centres), len(model.class_names)), np.float32)
+    outside = np.full(len(centres), np.nan)
     # By size, so that the regions of a chunk are padded alike and few programs are compiled.
     order = used[np.argsort(counts[used], kind="stable")]
     for start in range(0, len(order), CHUNK):
@@ -151,14 +157,18 @@ def map_regions(
         if found:
             rows = chunk[[piece is not None for piece in pieces]]
             clusters, lengths = [piece.cluster for piece in found], [piece.d_nn for piece in found]
-            probabilities[rows] = class_probabilities(clusters, d_nn=lengths, model=model)
+            probabilities[rows], outside[rows] = judge_clusters(clusters, d_nn=lengths, model=model)
         if progress is not None:
             progress(start + len(chunk), len(order))
+    reference = reference_for(model.metadata.get("sha256"))
+    if reference is not None:
+        probabilities[outside > reference.threshold] = 0.0
     spread = _spread(crystal, surroundings, centres, probabilities, extent, step, interpolation)
     return RegionMap(
         centres=centres,
         atoms=counts,
         probabilities=probabilities,
+        outside_scores=outside,
         predicted_class=_winner(probabilities),
         confidence=probabilities.max(axis=1),
         atom_probabilities=spread,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
+from jaxclear import crystals
 from jaxclear.crystals import StructureError, map_regions
 from jaxclear.crystals.orient import OrientedCluster
 from jaxclear.crystals.region_cutting import RegionError
@@ -154,3 +155,11 @@ def test_bad_structures(found, tmp_path):
         map_regions(ase.Atoms("Cu", pbc=False))
     with pytest.raises(RegionError, match="a map of 1 atoms"):
         write(tmp_path / "other.xyz", bulk("Cu"), found)
+
+
+def test_matter_of_no_class_has_none():
+    half = bulk("Fe", cubic=True) * (8, 8, 8)
+    glass = crystals.to_ase(crystals.amorphous("Zr", atoms=600))
+    found = map_regions(glass, stride=4.0)
+    assert np.mean(found.atom_class == -1) > 0.9
+    assert np.nanmedian(found.outside_scores) > 10 * np.nanmedian(map_regions(half, stride=4.0).outside_scores)
