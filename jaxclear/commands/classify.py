@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
             if options.xyz is not None:
                 annotations.append(annotated(work.crystal, result))
     progress.clear()
-    if annotations:
+    if options.xyz is not None and annotations:
         import ase.io
 
         ase.io.write(options.xyz, annotations, format="extxyz")
