@@ -15,11 +15,9 @@ The figures are those of the test elements and of the other strangers, which had
 strangers get the same random damage: "moderate" is half of what the network was trained on, "full" is all of it.
 """
 
-import argparse
 import dataclasses
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +35,7 @@ from experiments.crystal_study import (
     random_damage,
     roles,
 )
-from experiments.train_crystals import provenance
+from experiments.records import command, provenance
 from jaxclear import models, training
 from jaxclear.crystals import outside
 from jaxclear.crystals.cells import cluster, standard_cell
@@ -249,18 +247,10 @@ def _figures(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the experiment from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="folder, archive or file of crystal structures")
-    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("workdir/calibrate_crystals"))
-    parser.add_argument("--ship", action="store_true", help="write reference and results into the checkout")
-    options = parser.parse_args(arguments)
-    try:
-        results = run(Config(source=options.source), options.workdir)
-    except ValueError as error:
-        sys.exit(f"calibrate_crystals: error: {error}")
-    if options.ship:
-        PACKAGE_REFERENCE.write_bytes((options.workdir / PACKAGE_REFERENCE.name).read_bytes())
-        RESULTS.write_bytes((options.workdir / RESULTS.name).read_bytes())
+    ship = {PACKAGE_REFERENCE.name: PACKAGE_REFERENCE, RESULTS.name: RESULTS}
+    results = command(
+        "calibrate_crystals", __doc__, arguments, lambda source, workdir: run(Config(source=source), workdir), ship
+    )
     for name, figures in results["figures"].items():
         print(name, json.dumps(figures, indent=1))
 

@@ -31,7 +31,7 @@ from jaxtyping import Float, Int
 
 import jaxclear
 from experiments.crystal_paths import networks_of, ship
-from experiments.train_crystals import provenance
+from experiments.records import provenance
 from jaxclear import models, plot
 from jaxclear.commands.demo import SHOWN, Sample, elements
 from jaxclear.crystal_plots import brightened, name_regions

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.train_crystals import provenance
+from experiments.records import provenance
 from jaxclear import models, plot
 from jaxclear.crystals import defects
 from jaxclear.crystals.cells import cluster, standard_cell

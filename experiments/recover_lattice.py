@@ -14,7 +14,6 @@ matrix, 60 to 400 sites, turned at random, its axes and atoms permuted, and dama
 space group of the averaged cell is of the right class. Parameters were chosen on other elements than those tested.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -28,7 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.train_crystals import provenance
+from experiments.crystal_study import TEST_ELEMENTS
+from experiments.records import command, provenance, wilson
 from jaxclear.crystals import datasets, defects
 from jaxclear.crystals.average import average_cell
 from jaxclear.crystals.cells import cluster, nearest_neighbour_distance, standard_cell, symmetry_dataset
@@ -36,7 +36,6 @@ from jaxclear.crystals.structures import Crystal
 from jaxclear.crystals.symmetry import CLASS_NAMES, class_of_space_group
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "recover_lattice.json"
-TEST_ELEMENTS = ("Be", "Er", "Ga", "He", "I", "La", "O", "S", "Se", "Yb")
 
 
 class Damage(NamedTuple):
@@ -155,18 +154,6 @@ def _column(
     }
 
 
-def wilson(right: int, trials: int, *, z: float = 1.96) -> tuple[float, float]:
-    """Returns Wilson's interval of a proportion.
-
-    Example:
-        >>> wilson(10, 10)[0] > 0.7
-        True
-    """
-    share, spread = right / trials, z**2 / trials
-    half = z * np.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    return float((share + spread / 2 - half) / (1 + spread)), float((share + spread / 2 + half) / (1 + spread))
-
-
 def primitive(crystal: Crystal) -> Crystal:
     """Returns a primitive cell of a standard cell, as spglib chooses it.
 
@@ -265,17 +252,10 @@ def _damaged(crystal: Crystal, damage: Damage, d_nn: float, rng: np.random.Gener
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the experiment from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="folder, archive or file of crystal structures")
-    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("workdir/recover_lattice"))
-    parser.add_argument("--ship", action="store_true", help="write the results into the checkout")
-    options = parser.parse_args(arguments)
-    try:
-        results = run(Config(source=options.source), options.workdir)
-    except ValueError as error:
-        sys.exit(f"recover_lattice: error: {error}")
-    if options.ship:
-        RESULTS.write_bytes((options.workdir / RESULTS.name).read_bytes())
+    ship = {RESULTS.name: RESULTS}
+    results = command(
+        "recover_lattice", __doc__, arguments, lambda source, workdir: run(Config(source=source), workdir), ship
+    )
     for kind, columns in results["figures"].items():
         for name, figure in columns.items():
             print(f"{kind:10s} {name:32s} {figure['percent']:6.2f} % {figure['interval_95']}")

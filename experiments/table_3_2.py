@@ -41,7 +41,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from experiments.crystal_study import Labelled, ball, labelled, roles
-from experiments.train_crystals import NearestNeighbour, provenance
+from experiments.records import provenance, wilson
+from experiments.train_crystals import NearestNeighbour
 from jaxclear import models
 from jaxclear.crystals import datasets, defects
 from jaxclear.crystals.average import average_cell
@@ -280,10 +281,10 @@ def _figures(answers: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], band
     asked = answers != -2
     correct = answers == labels
     return {
-        "all": wilson(int(correct[asked].sum()), int(asked.sum())),
-        "outside_band": wilson(int((correct & asked & ~band).sum()), int((asked & ~band).sum())),
+        "all": share(int(correct[asked].sum()), int(asked.sum())),
+        "outside_band": share(int((correct & asked & ~band).sum()), int((asked & ~band).sum())),
         "by_class": {
-            name: wilson(
+            name: share(
                 int(correct[asked & ~band & (labels == label)].sum()), int((asked & ~band & (labels == label)).sum())
             )
             for label, name in enumerate(CLASS_NAMES)
@@ -291,18 +292,12 @@ def _figures(answers: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], band
     }
 
 
-def wilson(correct: int, count: int, *, z: float = 1.959964) -> dict[str, Any]:
-    """A share in percent with Wilson's 95 % interval.
-
-    Source: E. B. Wilson, J. Am. Stat. Assoc. 22, 209 (1927).
-    """
+def share(correct: int, count: int) -> dict[str, Any]:
+    """A share in percent with its interval; None of nothing."""
     if count == 0:
         return {"percent": None, "interval": None, "correct": 0, "count": 0}
-    share, spread = correct / count, z**2 / count
-    centre = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * np.sqrt(share * (1 - share) / count + spread / (4 * count))
-    interval = [round(100 * max(0.0, centre - half), 2), round(100 * min(1.0, centre + half), 2)]
-    return {"percent": round(100 * share, 2), "interval": interval, "correct": correct, "count": count}
+    interval = [round(100 * bound, 2) for bound in wilson(correct, count)]
+    return {"percent": round(100 * correct / count, 2), "interval": interval, "correct": correct, "count": count}
 
 
 def _line(name: str, column: dict[str, Any]) -> str:

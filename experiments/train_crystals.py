@@ -23,17 +23,14 @@ import dataclasses
 import functools
 import json
 import pathlib
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import Any
 
-import jax
 import numpy as np
 
+from experiments.records import provenance
 from jaxclear import models, training
 from jaxclear.crystals import datasets, defects
 from jaxclear.crystals.cells import clusters_of
@@ -203,20 +200,6 @@ def _percent(correct: np.ndarray, clear: np.ndarray) -> dict[str, Any]:
         "outside_band": round(100 * float(correct[clear].mean()), 3),
         "errors_outside_band": int((~correct[clear]).sum()),
         "count_outside_band": int(clear.sum()),
-    }
-
-
-def provenance() -> dict[str, Any]:
-    """Returns the commit (and whether the checkout differed from it), the device and the versions behind a run."""
-    folder = pathlib.Path(__file__).parent
-    ask = functools.partial(subprocess.run, capture_output=True, text=True, check=False, cwd=folder)
-    found = ask(["git", "rev-parse", "HEAD"])
-    changed = ask(["git", "status", "--porcelain", "--untracked-files=no"])
-    return {
-        "commit": found.stdout.strip() or None,
-        "uncommitted_changes": bool(changed.stdout.strip()),
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {platform.system()}",
-        "versions": {name: metadata.version(name) for name in ("jax", "flax", "optax", "numpy", "spglib", "ase")},
     }
 
 

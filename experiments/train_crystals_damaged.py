@@ -17,11 +17,9 @@ Structures are scaled by the network of jaxclear/crystals/scale.py. The optimise
 falls to zero along a cosine.
 """
 
-import argparse
 import dataclasses
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +36,8 @@ from experiments.crystal_study import (
     random_damage,
     roles,
 )
-from experiments.train_crystals import RECIPES, provenance
+from experiments.records import command, provenance
+from experiments.train_crystals import RECIPES
 from jaxclear import models, training
 from jaxclear.crystals.symmetry import CLASS_NAMES
 from jaxclear.models import weights
@@ -135,18 +134,10 @@ def _examples(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the experiment from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="folder, archive or file of crystal structures")
-    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("workdir/train_crystals_damaged"))
-    parser.add_argument("--ship", action="store_true", help="write weights and results into the checkout")
-    options = parser.parse_args(arguments)
-    try:
-        results = run(Config(source=options.source), options.workdir)
-    except ValueError as error:
-        sys.exit(f"train_crystals_damaged: error: {error}")
-    if options.ship:
-        PACKAGE_WEIGHTS.write_bytes((options.workdir / "crystal.safetensors").read_bytes())
-        RESULTS.write_bytes((options.workdir / RESULTS.name).read_bytes())
+    ship = {PACKAGE_WEIGHTS.name: PACKAGE_WEIGHTS, RESULTS.name: RESULTS}
+    results = command(
+        "train_crystals_damaged", __doc__, arguments, lambda source, workdir: run(Config(source=source), workdir), ship
+    )
     print(f"development elements, damaged at random: {results['development_accuracy_percent']} %")
 
 

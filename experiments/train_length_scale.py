@@ -10,11 +10,9 @@ Published: nothing to compare with.
 Own figure: experiments/results/train_length_scale.json, on elements kept out of training.
 """
 
-import argparse
 import dataclasses
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +23,7 @@ import optax
 from jaxtyping import Float, Int
 
 from experiments.crystal_study import Labelled, evenly, labelled, piece, random_damage, roles, scaled
-from experiments.train_crystals import provenance
+from experiments.records import command, provenance
 from jaxclear import models
 from jaxclear.crystals.cells import PaddedAtoms
 from jaxclear.crystals.defect_kernels import count_of, displace, remove
@@ -33,7 +31,7 @@ from jaxclear.crystals.scale import ScaleNetwork, pair_features
 from jaxclear.crystals.symmetry import CLASS_NAMES
 from jaxclear.models import weights
 
-PACKAGE_DATA = pathlib.Path(models.__file__).parent / "data"
+PACKAGE_WEIGHTS = pathlib.Path(models.__file__).parent / "data" / "length_scale.safetensors"
 RESULTS = pathlib.Path(__file__).parent / "results" / "train_length_scale.json"
 COLUMNS = {
     "pristine": (0.0, 0.0),
@@ -106,7 +104,7 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     }
     summary = {"command": "python -m experiments.train_length_scale STRUCTURES", "commit": results["commit"]}
     results["weights_sha256"] = weights.save(
-        workdir / "length_scale.safetensors", variables, {"training": json.dumps(summary)}
+        workdir / PACKAGE_WEIGHTS.name, variables, {"training": json.dumps(summary)}
     )
     (workdir / RESULTS.name).write_text(json.dumps(results, indent=1) + "\n")
     return results
@@ -186,19 +184,10 @@ def _errors(logarithms: Float[np.ndarray, " n"]) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the experiment from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="folder, archive or file of crystal structures")
-    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("workdir/train_length_scale"))
-    parser.add_argument("--ship", action="store_true", help="write weights and results into the checkout")
-    options = parser.parse_args(arguments)
-    try:
-        results = run(Config(source=options.source), options.workdir)
-    except ValueError as error:
-        sys.exit(f"train_length_scale: error: {error}")
-    if options.ship:
-        made = options.workdir / "length_scale.safetensors"
-        (PACKAGE_DATA / made.name).write_bytes(made.read_bytes())
-        RESULTS.write_bytes((options.workdir / RESULTS.name).read_bytes())
+    ship = {PACKAGE_WEIGHTS.name: PACKAGE_WEIGHTS, RESULTS.name: RESULTS}
+    results = command(
+        "train_length_scale", __doc__, arguments, lambda source, workdir: run(Config(source=source), workdir), ship
+    )
     for name, figures in results["relative_error_percent"].items():
         print(name, *(f"{method}: {errors}" for method, errors in figures.items()), sep="\n  ")
 

@@ -68,8 +68,8 @@ def test_a_ball_is_the_nearest_atoms_of_the_crystal(study):
     [(81, 263, (25.53, 36.62)), (15, 148, (6.24, 16.05)), (0, 20, (0.0, 16.11)), (1, 29, (0.61, 17.18))],
 )
 def test_wilson_intervals(correct, count, interval):
-    assert table_3_2.wilson(correct, count)["interval"] == pytest.approx(interval, abs=0.006)
-    assert table_3_2.wilson(0, 0)["percent"] is None
+    assert table_3_2.share(correct, count)["interval"] == pytest.approx(interval, abs=0.006)
+    assert table_3_2.share(0, 0)["percent"] is None
 
 
 def test_the_chance_that_a_stranger_scores_higher():

@@ -1,0 +1,75 @@
+"""What every experiment on structures shares: its command line, what a run was made by, Wilson's interval."""
+
+import argparse
+import functools
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+
+Run = Callable[[str, pathlib.Path], dict[str, Any]]
+"""`(source, workdir) -> results`."""
+
+
+def command(
+    name: str, doc: str | None, arguments: Sequence[str] | None, run: Run, ship: Mapping[str, pathlib.Path]
+) -> dict[str, Any]:
+    """Runs an experiment from the command line, STRUCTURES [--workdir DIR] [--ship], and returns its results.
+
+    An error of the user's ends the program with one line.
+
+    Args:
+        name: of the experiment; its folder is workdir/NAME by default.
+        doc: what --help prints.
+        arguments: of the command line; those of the process by default.
+        run: the experiment.
+        ship: where --ship copies files of the folder to.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="folder, archive or file of crystal structures")
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("workdir") / name)
+    parser.add_argument("--ship", action="store_true", help="write what was made into the checkout")
+    options = parser.parse_args(arguments)
+    try:
+        results = run(options.source, options.workdir)
+    except ValueError as error:
+        sys.exit(f"{name}: error: {error}")
+    if options.ship:
+        for made, place in ship.items():
+            place.write_bytes((options.workdir / made).read_bytes())
+    return results
+
+
+def wilson(correct: int, count: int, *, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's interval of a share, 95 % by default.
+
+    Example:
+        >>> wilson(10, 10)[0] > 0.7
+        True
+
+    Source: E. B. Wilson, J. Am. Stat. Assoc. 22, 209 (1927).
+    """
+    share, spread = correct / count, z**2 / count
+    centre = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * np.sqrt(share * (1 - share) / count + spread / (4 * count))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def provenance() -> dict[str, Any]:
+    """Returns the commit (and whether the checkout differed from it), the device and the versions behind a run."""
+    folder = pathlib.Path(__file__).parent
+    ask = functools.partial(subprocess.run, capture_output=True, text=True, check=False, cwd=folder)
+    found = ask(["git", "rev-parse", "HEAD"])
+    changed = ask(["git", "status", "--porcelain", "--untracked-files=no"])
+    return {
+        "commit": found.stdout.strip() or None,
+        "uncommitted_changes": bool(changed.stdout.strip()),
+        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {platform.system()}",
+        "versions": {name: metadata.version(name) for name in ("jax", "flax", "optax", "numpy", "spglib", "ase")},
+    }
