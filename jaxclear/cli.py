@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from jaxclear import __version__
-from jaxclear.commands.terminal import complain
+from jaxclear.commands.terminal import complain, insistent_interrupts
 from jaxclear.rules import RULES
 
 
@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         options = _parser().parse_args(arguments)
         command = importlib.import_module(f"jaxclear.commands.{options.command.replace('-', '_')}")
-        status = command.run(options)
+        with insistent_interrupts():
+            status = command.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         print(file=sys.stderr)

@@ -13,6 +13,7 @@ from jaxclear.drawing import (
     FOREGROUND,
     FRAME,
     MUTED,
+    certainty,
     draw_image,
     draw_probabilities,
     heading,
@@ -42,7 +43,7 @@ def peaks_figure(found: "CrystalExplanation", row: int, table: "PeakTable") -> "
         table: its peaks, as `jaxclear.crystals.explain_peaks` returns them.
     """
     figure = new_figure(12.2, 5.2)
-    answer = f"{table.class_name} ({percent(table.probability)})"
+    answer = f"{table.class_name} ({certainty(table.probability)})"
     heading(figure, f"{short(table.name)}: peaks that speak for {answer}", y=0.95, size=14)
     note = "A label names the reciprocal-lattice points of the standard cell under a bright region of the class. "
     note += "Brightness: square root of intensity and of response."
@@ -186,7 +187,7 @@ def regions_figure(
     shares = np.bincount(found.atom_class[found.atom_class >= 0], minlength=len(colours)) / count
     bars = figure.add_axes(((wide + 1.25) / (wide + 3.4), 0.72 / total, 1.3 / (wide + 3.4), min(tall, 3.0) / total))
     bars.set_title("share of the atoms", color=FOREGROUND, fontsize=10.5, pad=7)
-    draw_probabilities(bars, shares, found.class_names, colours)
+    draw_probabilities(bars, shares, found.class_names, colours, text=percent)
     if shares.sum() < 1 - 1e-9:
         figure.text(0.012, 0.2 / total, "grey: no class", color=MUTED, fontsize=8.5, va="center")
     return figure

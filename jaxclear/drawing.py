@@ -1,6 +1,6 @@
 """The parts that pictures are made of: one typography, dark ground, atoms, images, bars and the colour key."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -152,6 +152,30 @@ def _bonds(positions: Float[np.ndarray, "n 3"]) -> tuple[Int[np.ndarray, "m 2"],
     return KDTree(positions).query_pairs(1.18 * spacing, output_type="ndarray").reshape(-1, 2), spacing
 
 
+def certainty(probability: float) -> str:
+    """Returns a network's probability as text: it is never sure, though its numbers may round to 0 or 1.
+
+    Example:
+        >>> certainty(1.0), certainty(0.0)
+        ('> 99.9 %', '< 0.1 %')
+    """
+    return percent(min(max(probability, 1e-9), 1 - 1e-9))
+
+
+def percent(share: float) -> str:
+    """Returns a share as text; only what is 0 or 1 says so.
+
+    Example:
+        >>> percent(0.999999), percent(0.912), percent(1e-6)
+        ('> 99.9 %', '91.2 %', '< 0.1 %')
+    """
+    if share >= 0.9995:
+        return "100 %" if share >= 1 else "> 99.9 %"
+    if share < 0.0005:
+        return "0 %" if share <= 0 else "< 0.1 %"
+    return f"{100 * share:.1f} %"
+
+
 def _element_colours(numbers: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
     """Colours of elements as ASE has them, each light enough for a dark ground."""
     from ase.data.colors import jmol_colors
@@ -168,6 +192,7 @@ def draw_probabilities(
     colours: Float[np.ndarray, "K 3"],
     *,
     compact: bool = False,
+    text: Callable[[float], str] = certainty,
 ) -> None:
     """Draws class probabilities as bars in the classes' colours; with names the bars are the colour key.
 
@@ -177,6 +202,7 @@ def draw_probabilities(
         names: of each class.
         colours: of each class.
         compact: bars alone, without names and numbers.
+        text: of a number; `percent` for shares, which may be all or nothing.
     """
     places = np.arange(len(names))
     axis.set_facecolor(BACKGROUND)
@@ -196,7 +222,7 @@ def draw_probabilities(
     axis.tick_params(axis="y", pad=17)
     axis.scatter(np.full(len(names), -0.07), places, c=colours, s=46, marker="s", clip_on=False)
     for place, probability in zip(places, probabilities, strict=True):
-        axis.text(1.04, float(place), percent(float(probability)), color=MUTED, fontsize=8.5, va="center")
+        axis.text(1.04, float(place), text(float(probability)), color=MUTED, fontsize=8.5, va="center")
 
 
 def colour_key(
@@ -241,17 +267,3 @@ def shares_text(shares: Float[np.ndarray, " K"], names: Sequence[str], *, most: 
     """Returns the strongest classes and their shares, "fcc 81 %, sc 12 %"."""
     chosen = [k for k in np.argsort(-shares, kind="stable")[:most] if shares[k] >= 0.005]
     return ", ".join(f"{names[k]} {100 * shares[k]:.0f} %" for k in chosen) or "no class responds"
-
-
-def percent(share: float) -> str:
-    """Returns a share as text; only what is 0 or 1 says so.
-
-    Example:
-        >>> percent(0.999999), percent(0.912), percent(1e-6)
-        ('> 99.9 %', '91.2 %', '< 0.1 %')
-    """
-    if share >= 0.9995:
-        return "100 %" if share >= 1 else "> 99.9 %"
-    if share < 0.0005:
-        return "0 %" if share <= 0 else "< 0.1 %"
-    return f"{100 * share:.1f} %"

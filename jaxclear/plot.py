@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from jaxclear.drawing import (
     FOREGROUND,
     MUTED,
+    certainty,
     class_shares,
     colour_key,
     draw_atoms,
@@ -21,7 +22,6 @@ from jaxclear.drawing import (
     draw_probabilities,
     heading,
     new_figure,
-    percent,
     shares_text,
 )
 from jaxclear.palettes import legible
@@ -66,7 +66,7 @@ def crystal_figure(
     """
     predicted = int(found.predicted_class[index])
     probability = float(found.probabilities[index, predicted])
-    answer = f"{found.class_names[predicted]} ({percent(probability)})"
+    answer = f"{found.class_names[predicted]} ({certainty(probability)})"
     figure = new_figure(12.4, 4.3)
     heading(figure, title or f"{short(found.names[index])}: {answer}", y=0.955, size=14)
     figure.text(0.012, 0.035, note or READING, color=MUTED, fontsize=8.5, va="center")
@@ -166,7 +166,7 @@ def _gallery_cell(
     colours = found.colours
     draw_probabilities(bars, found.probabilities[row], found.class_names, colours, compact=True)
     mark = "" if predicted == true_class else "  ✗ wrong"
-    words = f"{found.class_names[predicted]} {percent(float(found.probabilities[row, predicted]))}{mark}"
+    words = f"{found.class_names[predicted]} {certainty(float(found.probabilities[row, predicted]))}{mark}"
     figure.text(
         left + width + 0.012, bottom + 0.14 * height, words, color=FOREGROUND, fontsize=10, va="center", ha="left"
     )

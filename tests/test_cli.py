@@ -299,7 +299,7 @@ def test_demo_on_few_crystals(capsys, here, monkeypatch):
     assert len(everything) == 62
     few = [sample for sample in everything if sample.name in ("Cu", "Fe", "Hg")]
     monkeypatch.setattr(demo, "elements", lambda: few)
-    monkeypatch.setattr(demo, "DAMAGE", {k: demo.DAMAGE[k] for k in list(demo.DAMAGE)[-1:]})
+    monkeypatch.setattr(demo, "DAMAGE", {k: v for k, v in demo.DAMAGE.items() if k.startswith("25 %")})
     monkeypatch.setattr(demo, "SHOWN", ("Cu",))
     code, out, _ = run(capsys, "demo", "--out", "shown")
     assert code == 0
@@ -365,3 +365,22 @@ def test_progress_is_for_terminals_only(capsys, monkeypatch):
     progress.show("1/2", force=True)
     progress.clear()
     assert "1/2" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_an_interrupt_that_a_library_drops_comes_again():
+    code = (
+        "import os, signal, time\n"
+        "from jaxclear.commands.terminal import insistent_interrupts\n"
+        "try:\n"
+        "    with insistent_interrupts():\n"
+        "        try:\n"
+        "            os.kill(os.getpid(), signal.SIGINT); time.sleep(1)\n"
+        "        except KeyboardInterrupt:\n"
+        "            print('dropped', flush=True)\n"
+        "        time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('again')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50)
+    assert ended.stdout.split() == ["dropped", "again"]

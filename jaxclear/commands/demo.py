@@ -184,7 +184,7 @@ def _missing(whole: Float[np.ndarray, "n 3"], kept: Float[np.ndarray, "m 3"]) ->
 
 
 def _answer(found: CrystalExplanation, row: int) -> str:
-    from jaxclear.drawing import percent
+    from jaxclear.drawing import certainty
 
     predicted = int(found.predicted_class[row])
-    return f"named {found.class_names[predicted]} ({percent(float(found.probabilities[row, predicted]))})"
+    return f"named {found.class_names[predicted]} ({certainty(float(found.probabilities[row, predicted]))})"

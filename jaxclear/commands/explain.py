@@ -180,7 +180,7 @@ def _explain(
 ) -> str:
     """Writes the picture of one image and returns what to print."""
     from jaxclear import plot
-    from jaxclear.drawing import class_shares, percent, shares_text
+    from jaxclear.drawing import certainty, class_shares, shares_text
 
     images = jnp.asarray(image)[None]
     clear, heat = _blaming(model, lambda: maps(model.variables, images))
@@ -199,7 +199,7 @@ def _explain(
     figure = plot.image_figure(
         image,
         [(words, np.asarray(panel)) for words, panel in panels],
-        title=f"{source.name}: {names[first]} ({percent(float(probabilities[first]))})  ·  {model.name}, rule {rule}",
+        title=f"{source.name}: {names[first]} ({certainty(float(probabilities[first]))})  ·  {model.name}, rule {rule}",
         class_names=names,
         probabilities=probabilities,
         shares=shares,

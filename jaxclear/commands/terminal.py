@@ -1,8 +1,11 @@
 """What all commands share: messages and progress on standard error, tables on standard output."""
 
+import contextlib
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _CLEAR = "\r\x1b[K"
@@ -73,3 +76,27 @@ def folder(path: Path, *, make: bool = True) -> Path:
     except OSError as error:
         raise ValueError(f"expected a folder for the results, got {str(path)!r}: {error.strerror or error}") from error
     return path
+
+
+@contextlib.contextmanager
+def insistent_interrupts() -> Iterator[None]:
+    """Ctrl-C is raised again every two seconds until it gets through.
+
+    Python drops what is raised within a callback of a library, of the garbage collector's among others, and with it an
+    interrupt that happens to arrive there.
+    """
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 2.0)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGALRM)}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
