@@ -16,6 +16,7 @@ strangers get the same random damage: "moderate" is half of what the network was
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -25,13 +26,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.crystal_study import (
-    Labelled,
     damaged_batches,
-    evenly,
+    damaged_examples,
+    equal_counts,
     known_species,
     labelled,
     moderate_damage,
-    piece,
     random_damage,
     roles,
 )
@@ -41,7 +41,6 @@ from jaxclear.crystals import outside
 from jaxclear.crystals.cells import cluster, standard_cell
 from jaxclear.crystals.strangers import Strangers, strangers
 from jaxclear.crystals.structures import Crystal
-from jaxclear.crystals.symmetry import CLASS_NAMES
 
 PACKAGE_REFERENCE = pathlib.Path(models.__file__).parent / "data" / "crystal-reference.safetensors"
 RESULTS = pathlib.Path(__file__).parent / "results" / "calibrate_crystals.json"
@@ -93,10 +92,13 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     study, model = labelled(config.source), models.load("crystal")
     parts = roles(study.dataset)
     clear = ~study.dataset.near_degenerate
-    images, _ = _members(study, parts.training, config.reference, config.seed, moderate_damage)
+    members = functools.partial(damaged_examples, study)
+    images, _ = members(parts.training, equal_counts(config.reference), damage=moderate_damage, seed=config.seed)
     reference = outside.Reference(outside.features_of(model, images), 1.0, 2.0)
     development = parts.development[clear[parts.development]]
-    images, labels = _members(study, development, config.development, config.seed + 1, moderate_damage)
+    images, labels = members(
+        development, equal_counts(config.development), damage=moderate_damage, seed=config.seed + 1
+    )
     temperature = fitted_temperature(_logits(model, images), labels)
     unknown = _some(strangers(), config.strangers)
     known, unknown = _every_other(unknown, 0), _every_other(unknown, 1)
@@ -106,9 +108,9 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     figures = {}
     for number, (name, damage) in enumerate(DAMAGES.items()):
         seed = config.seed + 10 + number
-        members = _members(study, parts.test[clear[parts.test]], config.tested, seed, damage)
+        tested = members(parts.test[clear[parts.test]], equal_counts(config.tested), damage=damage, seed=seed)
         others = _damaged_strangers(unknown, known_species(study), config.copies, seed, damage)
-        figures[name] = _figures(model, reference, members, others)
+        figures[name] = _figures(model, reference, tested, others)
     results = {
         "experiment": "calibrate_crystals",
         "config": dataclasses.asdict(config) | {"source": pathlib.Path(config.source).name},
@@ -123,16 +125,6 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     outside.save(workdir / PACKAGE_REFERENCE.name, reference, model, json.dumps(summary))
     (workdir / RESULTS.name).write_text(json.dumps(results, indent=1) + "\n")
     return results
-
-
-def _members(
-    study: Labelled, rows: Int[np.ndarray, " n"], count: int, seed: int, damage: Any
-) -> tuple[Float[np.ndarray, "N 64 64 3"], Int[np.ndarray, " N"]]:
-    """Fingerprints of damaged structures drawn equally from the classes, and their labels."""
-    rng = np.random.default_rng(seed)
-    drawn = evenly(study, rows, dict.fromkeys(CLASS_NAMES, count // len(CLASS_NAMES)), rng)
-    pieces = [piece(study, row, rng) for row in drawn.tolist()]
-    return damaged_batches(pieces, known_species(study), damage=damage, seed=seed), study.dataset.labels[drawn]
 
 
 def _damaged_strangers(
@@ -182,17 +174,11 @@ def fitted_temperature(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray,
     from scipy.optimize import minimize_scalar
 
     def loss(logarithm: float) -> float:
-        chances = probabilities(logits, float(np.exp(logarithm)))
+        chances = outside.calibrated(logits, float(np.exp(logarithm)))
         return -float(np.log(chances[np.arange(len(labels)), labels] + 1e-38).mean())
 
     found: Any = minimize_scalar(loss, bounds=(-2.0, 3.0), method="bounded")
     return float(np.exp(found.x))
-
-
-def probabilities(logits: Float[np.ndarray, "N K"], temperature: float) -> Float[np.ndarray, "N K"]:
-    """Softmax of scores divided by a temperature."""
-    scaled = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
-    return scaled / scaled.sum(axis=1, keepdims=True)
 
 
 def calibration_error(chances: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"]) -> float:
@@ -222,8 +208,8 @@ def _figures(
     images, labels = members
     logits, foreign = _logits(model, images), _logits(model, others)
     inside, out = outside.outside_scores(model, images, reference), outside.outside_scores(model, others, reference)
-    before, after = (probabilities(logits, t) for t in (1.0, reference.temperature))
-    surest = probabilities(foreign, reference.temperature).max(axis=1)
+    before, after = (outside.calibrated(logits, t) for t in (1.0, reference.temperature))
+    surest = outside.calibrated(foreign, reference.temperature).max(axis=1)
     return {
         "members": len(labels),
         "strangers": len(others),

@@ -15,7 +15,6 @@ a colour channel. A class template is the sum of the responses of all units of t
 crystal of the class. The crystals are those of the demonstration: In, β-Sn, Mg, Po, Cu, Si and Fe.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -30,7 +29,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 import jaxclear
-from experiments.crystal_paths import networks_of, ship
+from experiments.networks import command
 from experiments.records import provenance
 from jaxclear import models, plot
 from jaxclear.commands.demo import SHOWN, Sample, elements
@@ -38,7 +37,7 @@ from jaxclear.crystal_plots import brightened, name_regions
 from jaxclear.crystals.explain import CrystalExplanation, explain_clusters
 from jaxclear.crystals.peak_tables import PeakTable, explain_peaks
 from jaxclear.crystals.symmetry import CLASS_NAMES
-from jaxclear.drawing import FOREGROUND, MUTED, colour_key, draw_image, heading, new_figure, percent
+from jaxclear.drawing import FOREGROUND, MUTED, certainty, colour_key, draw_image, heading, new_figure
 from jaxclear.plot import stretched, turned
 
 if TYPE_CHECKING:
@@ -264,7 +263,7 @@ def peaks_gallery(
         bottom = 0.98 + (lines - 1 - row // columns) * (side + 0.85)
         axis = figure.add_axes((left / wide, bottom / tall, side / wide, side / tall))
         draw_image(axis, brightened(turned(found.rgb[row])))
-        title = f"{sample.name}: {table.class_name} ({percent(table.probability)})"
+        title = f"{sample.name}: {table.class_name} ({certainty(table.probability)})"
         axis.set_title(title, color=FOREGROUND, fontsize=11, pad=6)
         name_regions(axis, table, size=7.5)
         parts = [
@@ -283,19 +282,8 @@ def _plain(name: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the experiment from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=pathlib.Path, action="append", default=[], help="of another network")
-    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("workdir/crystal_maps"))
-    parser.add_argument("--ship", action="store_true", help="write results and pictures into the checkout")
-    options = parser.parse_args(arguments)
-    try:
-        networks = networks_of(options.weights)
-    except ValueError as error:
-        sys.exit(f"crystal_maps: error: {error}")
-    results = run(Config(), networks, options.workdir)
-    if options.ship:
-        kinds = ("templates", "peaks", f"units-{PICTURED}")
-        ship(options.workdir, RESULTS, [f"crystal_maps-{name}-{kind}.png" for name in networks for kind in kinds])
+    pictures = [f"crystal_maps-{{}}-{kind}.png" for kind in ("templates", "peaks", f"units-{PICTURED}")]
+    results = command("crystal_maps", __doc__, arguments, lambda networks, at: run(Config(), networks, at), pictures)
     for name, found in results["networks"].items():
         for crystal, entry in found["crystals"].items():
             parts = ", ".join(f"{part['hkl']} {100 * part['share']:.0f} %" for part in entry["families"][:4])

@@ -22,7 +22,6 @@ The last two in two settings. "family": the cell of the path itself, hexagonal a
 the window in which it does is that of the tolerance. The special points are points of the grid.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -36,6 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from experiments.networks import command
 from experiments.records import provenance
 from jaxclear import models, plot
 from jaxclear.crystals import defects
@@ -50,8 +50,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "crystal_paths.json"
-FIGURES = pathlib.Path(__file__).parent / "figures"
+RESULTS = "crystal_paths.json"
 VOLUME = 20.0
 """Of an atom on the rhombohedral and on the Bain path, Å³; matters beside a tolerance alone."""
 _CHUNK = 256
@@ -167,7 +166,7 @@ def run(
         "seconds": round(time.perf_counter() - started, 1),
         **made_by,
     }
-    (workdir / RESULTS.name).write_text(_compact(json.dumps(results, indent=1, ensure_ascii=False)) + "\n")
+    (workdir / RESULTS).write_text(_compact(json.dumps(results, indent=1, ensure_ascii=False)) + "\n")
     return results
 
 
@@ -364,43 +363,16 @@ def _draw_path(
         spine.set_color(FRAME)
 
 
-def networks_of(weights: Sequence[pathlib.Path]) -> dict[str, models.LoadedModel]:
-    """The shipped networks and those of weights files, by name; one that is there twice is taken once."""
-    named = {"pristine": models.load("crystal", variant="pristine"), "default": models.load("crystal")}
-    named |= {path.stem: models.load("crystal", weights=path) for path in weights}
-    kept: dict[str, models.LoadedModel] = {}
-    for name, model in named.items():
-        if model.metadata["sha256"] not in {other.metadata["sha256"] for other in kept.values()}:
-            kept[name] = model
-    return kept
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the experiment from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=pathlib.Path, action="append", default=[], help="of another network")
-    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("workdir/crystal_paths"))
-    parser.add_argument("--ship", action="store_true", help="write results and pictures into the checkout")
-    options = parser.parse_args(arguments)
-    try:
-        networks = networks_of(options.weights)
-    except ValueError as error:
-        sys.exit(f"crystal_paths: error: {error}")
-    results = run(Config(), networks, options.workdir)
-    if options.ship:
-        ship(options.workdir, RESULTS.name, [f"crystal_paths-{name}.png" for name in networks])
+    results = command(
+        "crystal_paths", __doc__, arguments, lambda networks, at: run(Config(), networks, at), ["crystal_paths-{}.png"]
+    )
     for name, found in results["networks"].items():
         for scale in ("measured", "pristine"):
             answer = found["paths"]["bcc to sc"][scale]
             until, since = answer["bcc_above_half_until"], answer["sc_above_half_from"]
             print(f"{name}: {scale} length: bcc above a half until {until}, sc from {since}")
-
-
-def ship(workdir: pathlib.Path, results: str, pictures: Sequence[str]) -> None:
-    """Copies results and pictures of a run into the checkout."""
-    for name, folder in ((results, RESULTS.parent), *((picture, FIGURES) for picture in pictures)):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes((workdir / name).read_bytes())
 
 
 if __name__ == "__main__":

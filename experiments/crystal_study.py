@@ -182,9 +182,9 @@ def known_species(study: Labelled) -> Int[np.ndarray, " species"]:
     return np.unique(np.concatenate([crystal.numbers for crystal in study.dataset.crystals]))
 
 
-def ball(cell: Crystal, count: int, *, seed: int) -> Crystal:
+def ball(cell: Crystal, count: int, rng: np.random.Generator) -> Crystal:
     """The `count` atoms of a crystal nearest to a random point: a piece without facets and without periods."""
-    point = np.random.default_rng(seed).uniform(0, 1, 3) @ cell.cell
+    point = rng.uniform(0, 1, 3) @ cell.cell
     radius = (3 * count * abs(np.linalg.det(cell.cell)) / (4 * np.pi * len(cell.numbers))) ** (1 / 3)
     heights = 1 / np.linalg.norm(np.linalg.inv(cell.cell), axis=0)
     reach = np.ceil(1.3 * radius / heights).astype(int) + 1
@@ -205,7 +205,7 @@ def piece(study: Labelled, row: int, rng: np.random.Generator) -> Crystal:
     """The published cluster of a structure, or now and then a ball of 100 to 190 atoms."""
     if rng.random() > BALLS:
         return study.clusters[row]
-    return ball(study.cells[row], int(rng.integers(100, 190)), seed=int(rng.integers(2**31)))
+    return ball(study.cells[row], int(rng.integers(100, 190)), np.random.default_rng(int(rng.integers(2**31))))
 
 
 def evenly(
@@ -220,3 +220,18 @@ def evenly(
             share = 1 / sizes[group]
             drawn.append(rng.choice(members, counts[name], p=share / share.sum()))
     return np.concatenate(drawn)
+
+
+def damaged_examples(
+    study: Labelled, rows: Int[np.ndarray, " n"], counts: Mapping[str, int], *, damage: Any, seed: int
+) -> tuple[Float[np.ndarray, "N 64 64 3"], Int[np.ndarray, " N"]]:
+    """Fingerprints of damaged pieces of so many structures of each class, and their labels; the same for a seed."""
+    rng = np.random.default_rng(seed)
+    drawn = evenly(study, rows, counts, rng)
+    pieces = [piece(study, row, rng) for row in drawn.tolist()]
+    return damaged_batches(pieces, known_species(study), damage=damage, seed=seed), study.dataset.labels[drawn]
+
+
+def equal_counts(total: int) -> dict[str, int]:
+    """A number of structures shared equally among the classes, at least one each."""
+    return dict.fromkeys(CLASS_NAMES, max(1, total // len(CLASS_NAMES)))

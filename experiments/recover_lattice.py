@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.crystal_study import TEST_ELEMENTS
+from experiments.crystal_study import TEST_ELEMENTS, ball
 from experiments.records import command, provenance, wilson
 from jaxclear.crystals import datasets, defects
 from jaxclear.crystals.average import average_cell
@@ -203,17 +203,8 @@ def _supercell(pristine: Crystal, sites: tuple[int, int], rng: np.random.Generat
 
 
 def _ball(pristine: Crystal, config: Config, rng: np.random.Generator) -> Crystal:
-    """The atoms nearest to a random point."""
-    count = int(rng.integers(config.ball_atoms[0], config.ball_atoms[1] + 1))
-    volume = abs(np.linalg.det(pristine.cell)) / len(pristine.numbers)
-    reach = 1.5 * (3 * count * volume / (4 * np.pi)) ** (1 / 3)
-    most = np.ceil(reach * np.linalg.norm(np.linalg.inv(pristine.cell), axis=0)).astype(int) + 1
-    grid = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in most), indexing="ij"), axis=-1).reshape(-1, 1, 3)
-    positions = (grid @ pristine.cell + pristine.positions).reshape(-1, 3) - rng.uniform(size=3) @ pristine.cell
-    nearest = np.argsort((positions**2).sum(axis=1))[:count]
-    numbers = np.tile(pristine.numbers, len(grid))[nearest]
-    nothing = np.zeros(3, bool)
-    return Crystal(np.zeros((3, 3)), positions[nearest], numbers, np.ones(count), nothing, pristine.name)
+    """A ball of a random number of atoms."""
+    return ball(pristine, int(rng.integers(config.ball_atoms[0], config.ball_atoms[1] + 1)), rng)
 
 
 def _turned(crystal: Crystal, rng: np.random.Generator) -> Crystal:

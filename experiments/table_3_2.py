@@ -208,7 +208,7 @@ def _column(
     """The figures of one column, by contender."""
     seeds = config.seed + 7919 * rows
     pieces = [
-        ball(study.cells[row], 150, seed=seed) if column.ball else _supercell(study, row)
+        ball(study.cells[row], 150, np.random.default_rng(seed)) if column.ball else _supercell(study, row)
         for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True)
     ]
     damaged = [column.damage(piece, seed) for piece, seed in zip(pieces, seeds.tolist(), strict=True)]

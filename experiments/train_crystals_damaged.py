@@ -24,18 +24,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
-from experiments.crystal_study import (
-    Labelled,
-    damaged_batches,
-    evenly,
-    known_species,
-    labelled,
-    piece,
-    random_damage,
-    roles,
-)
+from experiments.crystal_study import damaged_examples, equal_counts, labelled, random_damage, roles
 from experiments.records import command, provenance
 from experiments.train_crystals import RECIPES
 from jaxclear import models, training
@@ -85,10 +75,10 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     study = labelled(config.source)
     parts = roles(study.dataset)
     counts = {name: max(1, round(config.share * number)) for name, number in EXAMPLES.items()}
-    images, labels = _examples(study, parts.training, counts, config.seed)
+    images, labels = damaged_examples(study, parts.training, counts, damage=random_damage, seed=config.seed)
     outside = parts.development[~study.dataset.near_degenerate[parts.development]]
-    even: dict[str, int] = dict.fromkeys(CLASS_NAMES, max(1, config.development // len(CLASS_NAMES)))
-    validation = _examples(study, outside, even, config.seed + 1)
+    even = equal_counts(config.development)
+    validation = damaged_examples(study, outside, even, damage=random_damage, seed=config.seed + 1)
     module, _ = models.build("crystal")
     fitted = training.fit(
         module,
@@ -120,16 +110,6 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     results["weights_sha256"] = weights.save(workdir / "crystal.safetensors", fitted.variables, metadata)
     (workdir / RESULTS.name).write_text(json.dumps(results, indent=1) + "\n")
     return results
-
-
-def _examples(
-    study: Labelled, rows: Int[np.ndarray, " n"], counts: dict[str, int], seed: int
-) -> tuple[Float[np.ndarray, "N 64 64 3"], Int[np.ndarray, " N"]]:
-    """Fingerprints of randomly damaged pieces of structures and their labels, the same for the same seed."""
-    rng = np.random.default_rng(seed)
-    drawn = evenly(study, rows, counts, rng)
-    pieces = [piece(study, row, rng) for row in drawn.tolist()]
-    return damaged_batches(pieces, known_species(study), damage=random_damage, seed=seed), study.dataset.labels[drawn]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

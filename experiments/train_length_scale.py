@@ -22,13 +22,12 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from experiments.crystal_study import Labelled, evenly, labelled, piece, random_damage, roles, scaled
+from experiments.crystal_study import Labelled, equal_counts, evenly, labelled, piece, random_damage, roles, scaled
 from experiments.records import command, provenance
 from jaxclear import models
 from jaxclear.crystals.cells import PaddedAtoms
 from jaxclear.crystals.defect_kernels import count_of, displace, remove
 from jaxclear.crystals.scale import ScaleNetwork, pair_features
-from jaxclear.crystals.symmetry import CLASS_NAMES
 from jaxclear.models import weights
 
 PACKAGE_WEIGHTS = pathlib.Path(models.__file__).parent / "data" / "length_scale.safetensors"
@@ -125,7 +124,7 @@ def _examples(
 ) -> tuple[Float[np.ndarray, "count features"], Float[np.ndarray, " count"]]:
     """Features and targets of structures drawn equally from the classes, each damaged on its own."""
     rng = np.random.default_rng(seed)
-    drawn = evenly(study, rows, dict.fromkeys(CLASS_NAMES, count // len(CLASS_NAMES)), rng)
+    drawn = evenly(study, rows, equal_counts(count), rng)
 
     @jax.jit
     def made(keys: jax.Array, atoms: PaddedAtoms) -> Any:

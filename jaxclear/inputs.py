@@ -118,3 +118,9 @@ def check_labels(labels: Any, batch: int, num_classes: int) -> jax.Array:
     if not isinstance(array, Tracer) and (int(array.min()) < 0 or int(array.max()) >= num_classes):
         raise ValueError(f"expected labels between 0 and {num_classes - 1}, got {np.asarray(array).tolist()}")
     return array.astype(jnp.int32)
+
+
+def as_floats(images: Any) -> jax.Array:
+    """Returns images as an array: uint8 divided by 255, what is anything else as it is."""
+    array = jnp.asarray(images)
+    return array.astype(jnp.float32) / 255 if array.dtype == jnp.uint8 else array

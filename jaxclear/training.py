@@ -25,6 +25,7 @@ import optax
 from jaxtyping import Float, Int, Shaped
 
 from jaxclear._progress import Progress
+from jaxclear.inputs import as_floats
 from jaxclear.models import weights
 from jaxclear.responses import scores_of
 
@@ -253,11 +254,7 @@ def evaluate(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _probabilities(apply: Callable[..., Any], variables: Any, images: jax.Array) -> jax.Array:
-    return jax.nn.softmax(scores_of(apply(variables, _as_float(images))))
-
-
-def _as_float(images: jax.Array) -> jax.Array:
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    return jax.nn.softmax(scores_of(apply(variables, as_floats(images))))
 
 
 def _epoch(
@@ -283,7 +280,7 @@ def _step(
 ) -> tuple[_State, tuple[jax.Array, jax.Array]]:
     images, labels, weight = batch
     dropout, augmentation = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
-    images = _as_float(images)
+    images = as_floats(images)
     if config.augment is not None:
         images = config.augment(augmentation, images)
 
@@ -319,7 +316,7 @@ def _initial_state(
     config: TrainConfig,
     optimizer: optax.GradientTransformation,
 ) -> _State:
-    example = _as_float(jnp.asarray(image))
+    example = as_floats(image)
     variables = dict(jax.jit(module.init)(jax.random.key(config.seed), example))
     classes = jax.eval_shape(module.apply, variables, example).shape[-1]
     _check_classes(labels, classes)

@@ -7,6 +7,7 @@ import pytest
 
 from experiments import calibrate_crystals, crystal_study, table_3_2, train_crystals_damaged, train_length_scale
 from jaxclear import models
+from jaxclear.crystals import outside
 from jaxclear.crystals.scale import ScaleNetwork
 from jaxclear.crystals.structures import MIN_DISTANCE
 from jaxclear.crystals.symmetry import CLASS_NAMES
@@ -50,7 +51,7 @@ def test_every_distinct_structure_is_drawn_as_often_as_any_other(study):
 
 def test_a_ball_is_the_nearest_atoms_of_the_crystal(study):
     cell = study.cells[0]
-    ball = crystal_study.ball(cell, 150, seed=3)
+    ball = crystal_study.ball(cell, 150, np.random.default_rng(3))
     assert ball.positions.shape == (150, 3)
     fractions = ball.positions @ np.linalg.inv(cell.cell)
     gaps = fractions[:, None] - cell.positions @ np.linalg.inv(cell.cell)
@@ -82,10 +83,10 @@ def test_the_chance_that_a_stranger_scores_higher():
 def test_temperature_makes_confidence_true():
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (20_000, 7))
-    chances = calibrate_crystals.probabilities(logits, 1.0)
+    chances = outside.calibrated(logits, 1.0)
     labels = (chances.cumsum(axis=1) > rng.random((20_000, 1))).argmax(axis=1)
     assert calibrate_crystals.calibration_error(chances, labels) < 0.01
-    assert calibrate_crystals.calibration_error(calibrate_crystals.probabilities(3 * logits, 1.0), labels) > 0.1
+    assert calibrate_crystals.calibration_error(outside.calibrated(3 * logits, 1.0), labels) > 0.1
     assert calibrate_crystals.fitted_temperature(3 * logits, labels) == pytest.approx(3, rel=0.05)
 
 

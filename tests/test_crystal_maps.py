@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from experiments.networks import networks_of
 from jaxclear.commands.demo import elements
 from jaxclear.crystals import explain_clusters, explain_peaks
 from tests.test_plot import assert_legible, words_of
@@ -19,7 +20,7 @@ def maps(monkeypatch):
 
 
 def test_maps_smoke(maps, tmp_path):
-    networks = dict(list(maps.networks_of([]).items())[:1])
+    networks = dict(list(networks_of([]).items())[:1])
     results = maps.run(maps.SMOKE, networks, tmp_path, progress=False)
     assert json.loads((tmp_path / "crystal_maps.json").read_text()) == json.loads(json.dumps(results))
     (found,) = results["networks"].values()
@@ -37,7 +38,7 @@ def test_maps_smoke(maps, tmp_path):
 def test_pictures_are_legible(maps):
     samples = [sample for sample in elements() if sample.name in ("Cu", "Mg")]
     found = explain_clusters([sample.cluster for sample in samples])
-    model = maps.networks_of([])["pristine"]
+    model = networks_of([])["pristine"]
     layers = [maps._layer_responses(maps.SMOKE, model, found.fingerprint, layer) for layer in maps.SMOKE.layers]
     units = maps.units_figure(samples[0], found.fingerprint[0], layers, 0, network="pristine")
     assert_legible(units)

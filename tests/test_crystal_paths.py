@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from experiments.networks import networks_of
 from jaxclear.crystals.symmetry import CLASS_NAMES, near_degenerate, space_group
 from tests.test_plot import assert_legible, words_of
 
@@ -18,7 +19,7 @@ def paths(monkeypatch):
 
 
 def test_paths_smoke(paths, tmp_path):
-    results = paths.run(paths.SMOKE, paths.networks_of([]), tmp_path, progress=False)
+    results = paths.run(paths.SMOKE, networks_of([]), tmp_path, progress=False)
     assert json.loads((tmp_path / "crystal_paths.json").read_text()) == json.loads(json.dumps(results))
     for name, found in results["networks"].items():
         assert (tmp_path / f"crystal_paths-{name}.png").stat().st_size > 10_000
@@ -72,11 +73,11 @@ def test_weights_that_are_not_there(paths, tmp_path):
 
 def test_a_network_that_is_there_twice_is_taken_once(paths):
     file = pathlib.Path(paths.models.__file__).parent / "data" / "crystal-pristine.safetensors"
-    assert list(paths.networks_of([file])) == list(paths.networks_of([]))
+    assert list(networks_of([file])) == list(networks_of([]))
 
 
 def test_pictures_are_legible(paths):
-    (name, model), *_ = paths.networks_of([]).items()
+    (name, model), *_ = networks_of([]).items()
     config = paths.SMOKE
     found = {"bcc to sc": paths._removal_path(config, model)}
     found |= {path.name: paths._axial_path(config, path, model) for path in paths.PATHS}

@@ -18,6 +18,7 @@ from jaxclear.commands.explain import MANY_CLASSES, TOP, chosen_model, imported
 from jaxclear.dataset import ArraySource, ImageFiles, StructureFiles
 from jaxclear.dataset.sources import Item, Source, listed, read
 from jaxclear.dataset.structure_files import structure_explanation, structure_images
+from jaxclear.inputs import as_floats
 
 __all__ = ["Ingredients", "prepare", "written_down"]
 
@@ -82,7 +83,7 @@ def prepare(recipe: dict[str, Any]) -> Ingredients:
     else:
         shape = model.input_shape or (None if recipe["size"] is None else (*recipe["size"], model.channels))
         source = _images(recipe["source"], recipe["kind"], model.channels, shape, names)
-        variables, images, network_variables = model.variables, _as_floats, lambda v: v
+        variables, images, network_variables = model.variables, _images_seen, lambda v: v
         explain = None
     names = names or _counted(model.apply, variables, source)
     if explain is None:
@@ -147,6 +148,5 @@ def _counted(apply: Callable[[Any, Any], Any], variables: Any, source: Source) -
     return ()
 
 
-def _as_floats(variables: Any, batch: Any) -> Float[Array, "B H W C"]:
-    array = jnp.asarray(batch)
-    return array.astype(jnp.float32) / 255 if array.dtype == jnp.uint8 else array
+def _images_seen(variables: Any, batch: Any) -> Float[Array, "B H W C"]:
+    return as_floats(batch)

@@ -65,8 +65,12 @@ def _parts(clusters: Sequence[Crystal], batch_size: int) -> Iterator[Int[np.ndar
 
 
 def _filled(atoms: PaddedAtoms, batch_size: int) -> Iterator[np.ndarray]:
-    """The arrays with empty structures added, up to a power of two or the batch size."""
-    count = len(atoms.species)
-    rows = min(batch_size, 1 << (count - 1).bit_length())
+    """The arrays with empty structures added."""
+    missing = rows_for(len(atoms.species), batch_size) - len(atoms.species)
     for values in atoms:
-        yield np.pad(values, [(0, rows - count)] + [(0, 0)] * (values.ndim - 1))
+        yield np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
+
+
+def rows_for(count: int, batch_size: int) -> int:
+    """Returns the size that a batch is filled up to: a power of two, or the batch size, so that few are compiled."""
+    return min(batch_size, 1 << (count - 1).bit_length())

@@ -22,6 +22,7 @@ from jaxclear.crystals.fingerprint import PUBLISHED, Beam, fingerprint_kernel
 from jaxclear.crystals.orient import FoundOrientation, OrientedCluster, orient
 from jaxclear.crystals.outside import (
     Reference,
+    calibrated,
     feature_function,
     outside_scores,
     reference_for,
@@ -237,7 +238,7 @@ def explain_oriented(
     return CrystalExplanation(
         fingerprint=images,
         class_scores=scores,
-        probabilities=_softmax(scores / (reference.temperature if reference else 1.0)),
+        probabilities=_probabilities(scores, reference),
         predicted_class=scores.argmax(axis=1),
         clear=arrays.clear,
         rgb=np.asarray(arrays.rgb),
@@ -256,9 +257,8 @@ def explain_oriented(
     )
 
 
-def _softmax(scores: Float[np.ndarray, "B K"]) -> Float[np.ndarray, "B K"]:
-    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return shares / shares.sum(axis=1, keepdims=True)
+def _probabilities(scores: Float[np.ndarray, "B K"], reference: Reference | None) -> Float[np.ndarray, "B K"]:
+    return calibrated(scores, 1.0 if reference is None else reference.temperature)
 
 
 def _verdict(piece: OrientedCluster, distance: float, reference: Reference | None) -> Verdict:
@@ -303,10 +303,11 @@ def judge_clusters(
         raise ValueError("expected at least one structure, got none")
     model = shipped_model() if model is None else model
     reference = reference_for(model.metadata.get("sha256"))
-    kernel = functools.partial(_judging_kernel(model, reference is not None), model.variables)
+    judging = _judging_kernel(model.apply, None if reference is None else model.network.layers)
+    kernel = functools.partial(judging, model.variables)
     lengths = _lengths(model, clusters, [None] * len(clusters) if d_nn is None else d_nn)
     scores, features = run_batched(kernel, clusters, d_nn=lengths, progress=progress)
-    probabilities = _softmax(scores / (reference.temperature if reference else 1.0))
+    probabilities = _probabilities(scores, reference)
     return Judgement(probabilities, scores_of_features(features, reference))
 
 
@@ -335,12 +336,8 @@ def _lengths(
     return lengths
 
 
-def _judging_kernel(model: "LoadedModel", with_features: bool) -> Callable[..., Any]:
-    return _compiled_judging(model.apply, model.network.layers if with_features else None)
-
-
 @functools.lru_cache(maxsize=16)
-def _compiled_judging(apply: Callable[[Any, Any], Any], layers: "tuple[Layer, ...] | None") -> Callable[..., Any]:
+def _judging_kernel(apply: Callable[[Any, Any], Any], layers: "tuple[Layer, ...] | None") -> Callable[..., Any]:
     def kernel(variables: Any, positions: Array, species: Array, occupancies: Array) -> tuple[Array, Array]:
         images = fingerprint_kernel(positions, species, occupancies)
         features = jax.numpy.zeros((len(images), 0)) if layers is None else feature_function(layers)(variables, images)

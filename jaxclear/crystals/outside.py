@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxclear.crystals.batching import rows_for
 from jaxclear.models import ConvNet, Layer, weights
 
 if TYPE_CHECKING:
@@ -75,12 +76,13 @@ def distance_to_reference(features: Float[Array, "B F"], reference: Float[Array,
 
 
 def features_of(model: "LoadedModel", images: Float[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N F"]:
-    """The features of images, unit vectors, in batches of one size."""
+    """The features of images, unit vectors, in batches of few sizes."""
     function = feature_function(model.network.layers)
     rows = []
     for start in range(0, len(images), _BATCH):
         part = images[start : start + _BATCH]
-        filled = np.concatenate([part, np.repeat(part[-1:], _BATCH - len(part), axis=0)])
+        missing = rows_for(len(part), _BATCH) - len(part)
+        filled = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
         rows.append(np.asarray(function(model.variables, filled))[: len(part)])
     return np.concatenate(rows)
 
@@ -100,6 +102,12 @@ def scores_of_features(features: Float[np.ndarray, "N F"], reference: Reference 
         return np.full(len(features), np.nan)
     parts = np.array_split(features, -(-len(features) // 1024))
     return np.concatenate([np.asarray(distance_to_reference(part, reference.features)) for part in parts])
+
+
+def calibrated(scores: Float[np.ndarray, "N K"], temperature: float) -> Float[np.ndarray, "N K"]:
+    """Class probabilities: softmax of scores divided by a temperature."""
+    shares = np.exp((scores - scores.max(axis=1, keepdims=True)) / temperature)
+    return shares / shares.sum(axis=1, keepdims=True)
 
 
 def save(path: str | os.PathLike[str], reference: Reference, model: "LoadedModel", summary: str) -> str:

@@ -118,7 +118,9 @@ def length_scales(clusters: Sequence[Crystal]) -> Float[np.ndarray, " batch"]:
         return np.zeros(0)
     measured = np.array([nearest_neighbour_distance(crystal.positions) for crystal in clusters])
     kernel = functools.partial(_compiled, shipped_variables())
-    relative = run_batched(lambda positions, species, occupancies: kernel(positions, occupancies), clusters)
+    relative = run_batched(
+        lambda positions, species, occupancies: kernel(positions, occupancies), clusters, d_nn=measured
+    )
     return measured * relative
 
 

@@ -27,6 +27,7 @@ from jaxtyping import Float, Shaped, UInt8
 from jaxclear.data.folders import Entry, FileSource, check_folder, files_in, read_table
 from jaxclear.data.sources import DataError, check_complete
 from jaxclear.dataset.sources import Failure
+from jaxclear.inputs import as_floats
 
 __all__ = ["GRADES", "Retinopathy", "crop_background", "fundus", "normalise"]
 
@@ -88,8 +89,7 @@ def normalise(images: Shaped[Any, "B H W 3"]) -> Float[jax.Array, "B H W 3"]:
     Args:
         images: uint8, or floating point in [0, 1].
     """
-    scaled = jnp.asarray(images)
-    scaled = scaled.astype(jnp.float32) / 255 if scaled.dtype == jnp.uint8 else scaled
+    scaled = as_floats(images)
     mean = scaled.mean(axis=(1, 2), keepdims=True)
     deviation = jnp.sqrt(jnp.square(scaled - mean).mean(axis=(1, 2), keepdims=True) + 1e-12)
     return (scaled - mean) / jnp.maximum(deviation, 1 / 255)

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 
 from jaxclear.dataset.loading import items
 from jaxclear.dataset.sources import Failure, Source
+from jaxclear.inputs import as_floats
 
 __all__ = [
     "DataError",
@@ -304,7 +305,7 @@ def unit_range(images: Shaped[Any, "*batch H W C"]) -> Float[jax.Array, "*batch 
     array = jnp.asarray(images)
     if array.dtype != jnp.uint8:
         raise DataError(f"expected uint8 images, got {array.dtype}; they may have been scaled before")
-    return array.astype(jnp.float32) / 255
+    return as_floats(array)
 
 
 def check_complete(failures: Sequence[Failure], incomplete: str, where: str) -> tuple[Failure, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from jaxclear.clear import ClearMap
+from jaxclear.inputs import as_floats
 
 __all__ = ["Field", "encoded", "fields_of", "masked", "no_class", "one_item"]
 
@@ -44,8 +45,8 @@ def encoded(explain: Callable[[Any, Any], Any]) -> Callable[[Any, Any], dict[str
     """
 
     def stored(variables: Any, batch: Any) -> dict[str, Array]:
-        if isinstance(batch, jax.Array) and batch.dtype == jnp.uint8:
-            batch = batch.astype(jnp.float32) / 255
+        if isinstance(batch, jax.Array):
+            batch = as_floats(batch)
         rows = _named(explain(variables, batch))
         if taken := {"finite", "label", "valid", "item_id", "failure"} & set(rows):
             raise ValueError(f"expected results of other names than the store's own, got {sorted(taken)}")
