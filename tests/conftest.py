@@ -1,5 +1,13 @@
-"""Two CPU devices, so that multi-device code is always tested."""
+"""Two CPU devices, so that multi-device code is always tested, and the same hypothesis examples on every machine.
+
+`pytest --hypothesis-profile=default` looks for new ones.
+"""
 
 import os
 
+import hypothesis
+
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")

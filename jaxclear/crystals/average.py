@@ -5,6 +5,7 @@ A symmetry search answers P1 for a cell with one atom missing. The lattice under
 symmetry is that of the average (:mod:`jaxclear.crystals.idealise`). spglib names its group and its standard setting.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,8 @@ LEAST_WAVES, MOST_WAVES = 20, 600
 """Wave vectors below which nothing can be told, and how many are taken for each atom: more than a solid has."""
 LEAST_OCCUPANCIES = (0.3, 0.1)
 """Of a site, relative to the median, tried in turn: few copies of a large motif may leave a site nearly empty."""
+COHERENT_PEAKS = (lattices.COHERENT_PEAK, 3 * lattices.COHERENT_PEAK)
+"""Of the strongest peak, tried in turn: see :func:`~jaxclear.crystals.lattice.find_sublattice`."""
 LEAST_EVIDENCE = 30.0
 """nats; random atoms with a hard core stay below."""
 SUPERLATTICE_PRIOR = 5.0
@@ -139,13 +142,13 @@ def _from_diffraction(structure: Crystal) -> AverageCell | None:
     cutoff = min(CUTOFFS[0] / d_nn, most)
     whole = lattices.spectrum(cell, structure.positions, kinds, structure.occupancies, cutoff=cutoff)
     best = None
-    for cutoff in CUTOFFS:
+    for coherent_peak, cutoff in itertools.product(COHERENT_PEAKS, CUTOFFS):
         waves = int(np.searchsorted(whole.lengths, cutoff / d_nn))
         if waves < LEAST_WAVES:
             continue
         part = lattices.Spectrum(whole.indices[:waves], whole.lengths[:waves], whole.amplitudes[:, :waves])
         ratios, coherence = lattices.signal(part, counts)
-        peaks = lattices.find_sublattice(part, ratios, coherence)
+        peaks = lattices.find_sublattice(part, ratios, coherence, coherent_peak=coherent_peak)
         if peaks is None or peaks.evidence < LEAST_EVIDENCE:
             continue
         for least in LEAST_OCCUPANCIES:

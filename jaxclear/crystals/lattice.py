@@ -10,6 +10,8 @@ Wave vectors do not carry 2 pi. Lattice vectors are rows, in Å.
 Source: this project's; kinematic diffraction as in B. E. Warren, X-ray Diffraction (1969), chapters 3 and 13.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +29,7 @@ MOST_REFUSED = 20
 """Peaks in turn that belong to no lattice, after which the search ends."""
 MOST_TRIED = 100
 COHERENT_PEAK = 12.0
-"""Intensity over the coherent background that no chance maximum among some hundred wave vectors reaches."""
+"""Intensity over the coherent background that a chance maximum among some hundred wave vectors hardly ever reaches."""
 BRIGHT = 3.0
 """Mean excess over the background, in its standard errors, of a superlattice worth a look."""
 MOST_SUPERLATTICES = 3
@@ -238,7 +240,11 @@ def members(indices: Int[np.ndarray, "waves 3"], basis: Int[np.ndarray, "rank 3"
 
 
 def find_sublattice(
-    spectrum: Spectrum, ratios: Float[np.ndarray, " waves"], coherence: Float[np.ndarray, " waves"]
+    spectrum: Spectrum,
+    ratios: Float[np.ndarray, " waves"],
+    coherence: Float[np.ndarray, " waves"],
+    *,
+    coherent_peak: float = COHERENT_PEAK,
 ) -> Sublattice | None:
     """The sublattice with the greatest evidence, grown from the strongest peaks; None when they span no volume.
 
@@ -250,7 +256,10 @@ def find_sublattice(
         spectrum: structure factors.
         ratios: intensities in units of the background.
         coherence: the part of the background that repeats itself from one zone to the next.
+        coherent_peak: what the strongest of the peaks has to be in units of that part. A cell of few sites with
+            vacancies alone has few intensities that differ, and their median may be far below their mean.
     """
+    gains_of = functools.partial(gains, coherent_peak=coherent_peak)
     indices = spectrum.indices.astype(float)
     basis, inside = np.zeros((0, 3), dtype=np.int64), np.zeros(len(ratios), dtype=bool)
     order = np.argsort(-ratios, kind="stable")
@@ -262,16 +271,16 @@ def find_sublattice(
         grown = hermite(np.vstack([basis, spectrum.indices[left[0]]]))
         within = members(indices, grown)
         extra = np.flatnonzero(within & ~inside)
-        if gains(ratios[extra], coherence[extra], np.ones((len(extra), 1), dtype=bool))[0] > 0:
+        if gains_of(ratios[extra], coherence[extra], np.ones((len(extra), 1), dtype=bool))[0] > 0:
             basis, inside, refused = grown, within, 0
             left = left[~inside[left]]
         else:
             left, refused = left[1:], refused + 1
     if len(basis) < 3:
         return None
-    basis = _thinned(indices, ratios, coherence, basis)
+    basis = _thinned(indices, ratios, coherence, basis, gains_of)
     within = members(indices, basis)
-    total = gains(ratios[within], coherence[within], np.ones((int(within.sum()), 1), dtype=bool))[0]
+    total = gains_of(ratios[within], coherence[within], np.ones((int(within.sum()), 1), dtype=bool))[0]
     return Sublattice(basis, float(total))
 
 
@@ -279,6 +288,8 @@ def gains(
     ratios: Float[np.ndarray, " waves"],
     coherence: Float[np.ndarray, " waves"],
     chosen: Bool[np.ndarray, "waves choices"],
+    *,
+    coherent_peak: float = COHERENT_PEAK,
 ) -> Float[np.ndarray, " choices"]:
     """Evidence (nats) that chosen wave vectors are Bragg peaks; at most 0 when they are not.
 
@@ -290,6 +301,7 @@ def gains(
         ratios: intensities in units of the background, by length of the wave vector.
         coherence: the part of the background that repeats itself.
         chosen: each column a choice.
+        coherent_peak: what the greatest intensity has to be, in units of the background that repeats itself.
     """
     if not len(ratios):
         return np.zeros(chosen.shape[1])
@@ -298,7 +310,7 @@ def gains(
     best = np.take_along_axis(sums, last, axis=0)[0]
     heights = np.where(chosen, (ratios / np.maximum(coherence, 1e-3))[:, None], 0.0)
     highest = np.take_along_axis(np.maximum.accumulate(heights, axis=0), last, axis=0)[0]
-    return np.where(highest > COHERENT_PEAK, best, np.minimum(best, 0.0))
+    return np.where(highest > coherent_peak, best, np.minimum(best, 0.0))
 
 
 def _thinned(
@@ -306,6 +318,7 @@ def _thinned(
     ratios: Float[np.ndarray, " waves"],
     coherence: Float[np.ndarray, " waves"],
     basis: Int[np.ndarray, "3 3"],
+    gains_of: Callable[..., Float[np.ndarray, " choices"]],
 ) -> Int[np.ndarray, "3 3"]:
     """The sublattice of prime steps down from a lattice whose other wave vectors have no evidence."""
     for prime in PRIMES:
@@ -315,7 +328,7 @@ def _thinned(
             inside = np.flatnonzero(members(indices, basis))
             coordinates = np.rint(indices[inside] @ np.linalg.inv(basis)).astype(np.int64)
             outside = (coordinates @ functionals.T) % prime != 0
-            values = gains(ratios[inside], coherence[inside], outside)
+            values = gains_of(ratios[inside], coherence[inside], outside)
             worst = int(np.argmin(values))
             improved = values[worst] <= 0 and bool(outside[:, worst].any())
             if improved:
