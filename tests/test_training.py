@@ -10,7 +10,7 @@ import pytest
 
 from jaxclear import training
 from jaxclear.models import WeightsError
-from jaxclear.models.networks import BatchNorm, Conv, ConvNet, Dense, MaxPool
+from jaxclear.models.layers import BatchNorm, Conv, ConvNet, Dense, MaxPool
 from jaxclear.responses import scores_of
 from jaxclear.training import TrainConfig, TrainingError, evaluate, fit, predict
 

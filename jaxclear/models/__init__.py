@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxclear.models.networks import NETWORKS, ConvNet, Layer, Network, build, network
+from jaxclear.models.layers import ConvNet, Layer
+from jaxclear.models.networks import NETWORKS, Network, build, network
 from jaxclear.models.weights import Weights, WeightsError, from_bytes
 from jaxclear.models.weights import load as load_weights
 from jaxclear.models.weights import save as save_weights
@@ -62,7 +63,7 @@ def load(name: str, weights: Any = None, *, variant: str | None = None) -> Loade
     """A published network with the weights that ship with the package, or with those of a file.
 
     Args:
-        name: `"mnist"`, `"svhn"` or `"crystal"`.
+        name: A key of `NETWORKS`.
         weights: Path of a weights file of this network, for other weights than the shipped ones.
         variant: Which of the shipped weights, where there are several: "pristine" for the crystal network trained as
             published, on undamaged structures.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxclear import models
-from jaxclear.models.networks import BatchNorm, Conv, Dense, MaxPool
+from jaxclear.models.layers import BatchNorm, Conv, Dense, Dropout, MaxPool, Relu
 
 # Transcribed from the thesis's tables, apart from the code: kernel, filters; "pool"; width and dropout of dense layers.
 TABLES = {
@@ -50,7 +50,7 @@ def _counted(name):
     return total
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", TABLES)
 def test_table_is_the_thesis_listing(name):
     assert [_listing(layer) for layer in models.network(name).layers] == TABLES[name]
 
@@ -74,11 +74,11 @@ def test_shapes_and_parameter_count(name, inputs, outputs):
 
 @pytest.mark.parametrize("name", models.names())
 def test_classes_and_channels_can_be_overridden(name):
-    module, table = models.build(name, classes=5, channels=2)
+    module, table = models.build(name, classes=6, channels=2)
     images = jnp.zeros((3, *table.input_shape))
     assert images.shape[-1] == 2
-    assert table.class_names == ("0", "1", "2", "3", "4")
-    assert jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), images)[0]).shape[-1] == 5
+    assert table.class_names == ("0", "1", "2", "3", "4", "5")
+    assert jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), images)[0]).shape[-1] == 6
 
 
 def test_evaluation_is_the_default_and_training_drops_out():
@@ -93,6 +93,40 @@ def test_evaluation_is_the_default_and_training_drops_out():
     assert not np.allclose(outputs[0][0], outputs[1][0])
 
 
+def test_lung_network_is_four_sequencing_cells():
+    layers = models.network("lung").layers
+    pools = [index for index, layer in enumerate(layers) if layer == MaxPool(2, 2)]
+    cells = [layers[start:stop] for start, stop in zip([0, *[p + 1 for p in pools]], [*pools, -1], strict=True)]
+    assert len(cells) == 4
+    for cell in cells:
+        blocks = [cell[start : start + 4] for start in range(0, 12, 4)]
+        assert len(cell) == 12
+        for convolution, *others in blocks:
+            assert isinstance(convolution, Conv)
+            assert not convolution.relu
+            assert others == [BatchNorm(), Dropout(0.25), Relu()]
+    kernels = [[layer.kernel for layer in cell if isinstance(layer, Conv)] for cell in cells]
+    assert kernels == [[3, 3, 3]] * 3 + [[3, 3, 1]]
+    widths = [cell[0].filters for cell in cells]
+    assert widths == sorted(set(widths))
+    assert layers[-1] == Conv(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "maps"),
+    [
+        ("lung", (12, 12, 2)),
+        ("retinopathy", (16, 16, 5)),
+        ("anatomy-shallow", (56, 56, 24)),
+        ("anatomy-deep", (14, 14, 24)),
+    ],
+)
+def test_medical_networks_return_class_maps(name, maps):
+    module, table = models.build(name)
+    images = jnp.zeros((1, *table.input_shape))
+    assert jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), images)[0]).shape == (1, *maps)
+
+
 def test_the_class_layer_has_no_relu():
     module, table = models.build("mnist")
     images = jax.random.uniform(jax.random.key(0), (8, *table.input_shape))
@@ -102,7 +136,7 @@ def test_the_class_layer_has_no_relu():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: models.build("lenet"), "expected a network name out of mnist, svhn, crystal, got 'lenet'"),
+        (lambda: models.build("lenet"), "expected a network name out of mnist, svhn, crystal, lung, .*, got 'lenet'"),
         (lambda: models.build("mnist", classes=0), "expected classes >= 1, got 0"),
         (lambda: models.build("mnist", channels=0), "expected channels >= 1, got 0"),
         (lambda: models.load("lenet"), "expected a network name"),
