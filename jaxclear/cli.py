@@ -243,7 +243,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="NAME|MODULE:FUNCTION",
-        help="a published network (mnist, svhn, crystal, …); or a function apply(variables, images) that can be imported from here, which "
+        help="a published network (mnist, svhn, crystal, …); or an importable function apply(variables, images), which "
         "takes float32 images (B, H, W, C) in [0, 1] and returns class maps or logits",
     )
     command.add_argument(

@@ -8,8 +8,9 @@ mean of the class maps (`jaxclear.responses.scores_of`). `crystal` ends in a den
 channel counts or sizes; those are this project's choice, small enough to train without an accelerator:
 
 - `lung` (figure 4.1): four cells of three blocks of convolution, batch normalisation, dropout and ReLU; max-pooling
-  after each cell; channels grow; one kernel size in cells 1 to 3; the last cell ends in two 1x1 convolutions, the second of which
-  has one kernel a class. Chosen here: channels 16, 32, 64, 128; kernel 3x3; no pooling after the class layer.
+  after each cell; channels grow; one kernel size in cells 1 to 3; the last cell ends in two 1x1 convolutions, the
+  second of which has one kernel a class. Chosen here: channels 16, 32, 64, 128; kernel 3x3; no pooling after the
+  class layer.
 - `retinopathy` (figure 5.7): convolutions, max-pooling, global average pooling. Chosen here: the rest.
 - `anatomy-shallow`, `anatomy-deep` (figure 3.7; the third network of the study is the deep one trained with
   augmentation): three networks of growing capacity. Chosen here: the rest.
