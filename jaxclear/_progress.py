@@ -32,11 +32,9 @@ class Progress:
         if self._stream is None or not self._live or self._done < 2 or (now - self._shown < 0.2 and step < self.steps):
             return
         self._shown = now
-        rate = (self._done - 1) / max(now - self._first, 1e-9)
-        left = (self.epochs - epoch) * self.steps - step
         self._stream.write(
-            f"{_CLEAR}epoch {epoch + 1}/{self.epochs}  step {step}/{self.steps}  {rate:.1f} steps/s  "
-            f"{_clock(left / rate)} left  loss {loss:.4f}  accuracy {accuracy:.2%}"
+            f"{_CLEAR}epoch {epoch + 1}/{self.epochs}  step {step}/{self.steps}  {self._pace(epoch, step, now)}  "
+            f"loss {loss:.4f}  accuracy {accuracy:.2%}"
         )
         self._stream.flush()
 
@@ -48,10 +46,19 @@ class Progress:
         validation = "" if validation_accuracy is None else f"  validation {validation_accuracy:.2%}"
         self._stream.write(
             f"{_CLEAR if self._live else ''}epoch {epoch + 1}/{self.epochs}  loss {loss:.4f}  "
-            f"accuracy {accuracy:.2%}{validation}  {_clock(now - self._epoch_started)}\n"
+            f"accuracy {accuracy:.2%}{validation}  {_clock(now - self._epoch_started)}  "
+            f"{self._pace(epoch, self.steps, now)}\n"
         )
         self._stream.flush()
         self._epoch_started = now
+
+    def _pace(self, epoch: int, step: int, now: float) -> str:
+        """Rate and time left, over all the steps since the first; a training of one step has no rate."""
+        if self._done < 2:
+            return "- steps/s  - left"
+        rate = (self._done - 1) / max(now - self._first, 1e-9)
+        left = (self.epochs - epoch) * self.steps - step
+        return f"{rate:.1f} steps/s  {_clock(left / rate)} left"
 
 
 def _clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""One train loop for every network of the package: Adam, cross entropy, a jitted step, resumable after each epoch.
+"""One train loop for every network of the package: cross entropy, a jitted step, resumable after any kill.
 
 Array contract: images NHWC in host memory, float32 in [0, 1] or uint8 (divided by 255 on the device); labels are class
 numbers. Class maps `(B, H, W, K)` are averaged over space to logits, the global average pooling of the thesis.
@@ -7,14 +7,14 @@ All that is random follows from the seed and the step: the same seed gives the s
 a run that was stopped and resumed gives what it would have given in one go.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -22,11 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Shaped
 
 from jaxclear._progress import Progress
+from jaxclear.checkpoints import Checkpoints
+from jaxclear.evaluation import Evaluation, TrainingError, check_classes, checked_labels, evaluate, predict
 from jaxclear.inputs import as_floats
-from jaxclear.models import weights
+from jaxclear.optimizers import optimizer_of
 from jaxclear.responses import scores_of
 
 __all__ = [
@@ -44,10 +46,6 @@ Augment = Callable[[jax.Array, jax.Array], jax.Array]
 _Batch = tuple[Any, Any, Any]  # images, labels, weights
 
 
-class TrainingError(ValueError):
-    """Training data or settings that do not fit, a checkpoint of another run, or a loss that is not finite."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How to train.
@@ -55,17 +53,22 @@ class TrainConfig:
     Attributes:
         epochs: Passes over the images.
         batch_size: Images a step; the last batch of an epoch is filled up with images from its start.
-        learning_rate: Adam's learning rate, at the start when it decays.
+        learning_rate: Adam's learning rate, at its highest.
+        muon_learning_rate: Where given, the kernels of hidden layers are trained by Muon at this rate, and Adam has
+            the rest: see `jaxclear.optimizers`.
         decay: `"constant"`, or `"cosine"`: to zero over all the steps.
+        warmup: Share of all the steps over which the rates rise from zero.
         label_smoothing: Share of the target spread evenly over the classes.
         seed: Initial weights, order of the images, dropout, augmentation.
-        augment: `(key, images) -> images`, pure, compiled into the step.
+        augment: `(key, images) -> images`, pure, compiled into the step; see `jaxclear.augment`.
     """
 
     epochs: int
     batch_size: int = 32
     learning_rate: float = 1e-3
+    muon_learning_rate: float | None = None
     decay: str = "constant"
+    warmup: float = 0.0
     label_smoothing: float = 0.0
     seed: int = 0
     augment: Augment | None = None
@@ -76,8 +79,12 @@ class TrainConfig:
             raise TrainingError(f"expected epochs and batch_size >= 1, got {self.epochs} and {self.batch_size}")
         if not self.learning_rate > 0:
             raise TrainingError(f"expected learning_rate > 0, got {self.learning_rate}")
+        if self.muon_learning_rate is not None and not self.muon_learning_rate > 0:
+            raise TrainingError(f"expected muon_learning_rate > 0, got {self.muon_learning_rate}")
         if self.decay not in ("constant", "cosine"):
             raise TrainingError(f"expected decay 'constant' or 'cosine', got {self.decay!r}")
+        if not 0 <= self.warmup < 1:
+            raise TrainingError(f"expected warmup in [0, 1), got {self.warmup}")
         if not 0 <= self.label_smoothing < 1:
             raise TrainingError(f"expected label_smoothing in [0, 1), got {self.label_smoothing}")
 
@@ -100,20 +107,7 @@ class TrainResult(NamedTuple):
     history: tuple[EpochRecord, ...]
 
 
-class Evaluation(NamedTuple):
-    """How a network does on labelled images.
-
-    Attributes:
-        accuracy: Share of the images whose most probable class is the label.
-        loss: Mean cross entropy, in nats.
-        confusion: Counts, true class by predicted class.
-        probabilities: Softmax of the logits, one row an image.
-    """
-
-    accuracy: float
-    loss: float
-    confusion: Int[np.ndarray, "K K"]
-    probabilities: Float[np.ndarray, "N K"]
+_History = tuple[EpochRecord, ...]
 
 
 class _State(NamedTuple):
@@ -125,6 +119,15 @@ class _State(NamedTuple):
     step: Any
 
 
+class _Sofar(NamedTuple):
+    """What the current epoch has seen: the loss of each step, right answers, images, and seconds."""
+
+    losses: list[float]
+    hits: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+
+
 def fit(
     module: nn.Module,
     images: Shaped[np.ndarray, "N *spatial C"],
@@ -134,6 +137,8 @@ def fit(
     sample_weights: Shaped[np.ndarray, " N"] | None = None,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_steps: int | Collection[int] | None = None,
+    keep_checkpoints: bool = False,
     progress: bool = True,
 ) -> TrainResult:
     """The variables of a network trained on images, and the history of the training.
@@ -145,8 +150,10 @@ def fit(
         config: Settings.
         sample_weights: Weight of each image's loss; only their ratios matter.
         validation: Images and labels to evaluate after each epoch.
-        checkpoint: File that takes the whole state after each epoch. When it is there already, training goes on from
-            it, and the result is that of an uninterrupted run.
+        checkpoint: Folder that takes the whole state after each epoch. When one is there already, training goes on
+            from it, and the result is that of an uninterrupted run, wherever it was killed.
+        checkpoint_steps: Save also after every so many steps, or after these steps, counted from the training's start.
+        keep_checkpoints: Whether older states stay, from the initial one on; `jaxclear.checkpoints.kept` reads them.
         progress: Whether to report on standard error: a live line on a terminal, one line an epoch elsewhere.
 
     Returns:
@@ -155,120 +162,120 @@ def fit(
     Raises:
         TrainingError: Shapes, dtypes or labels that do not fit, a checkpoint of another run, or a loss that is not
             finite.
-        WeightsError: A checkpoint that is damaged, or of another network.
+        WeightsError: A checkpoint that is damaged, of another network, or a place that is no folder of checkpoints.
     """
-    labels = _checked(images, labels)
+    labels = checked_labels(images, labels)
     weight = _normalised(sample_weights, len(labels))
     batch = min(config.batch_size, len(labels))
     steps = -(-len(labels) // batch)
-    optimizer = _optimizer(config, steps)
-    state = _initial_state(module, images[:1], labels, config, optimizer)
+    due = _due(checkpoint_steps)
+    optimizer, state = _start(module, images[:1], labels, config, steps)
     step = jax.jit(functools.partial(_step, module, optimizer, config), donate_argnums=0)
-    fingerprint = _run_fingerprint(images, labels, weight, config)
-    state, history = _resumed(checkpoint, state, fingerprint)
-    report = Progress(config.epochs, steps, quiet=not progress)
-    for epoch in range(len(history), config.epochs):
-        started = time.perf_counter()
-        order = np.random.default_rng((config.seed, epoch)).permutation(len(labels))
-        batches = ((images[chosen], labels[chosen], weight[chosen]) for chosen in np.resize(order, (steps, batch)))
-        state, loss, accuracy = _epoch(step, state, batches, functools.partial(report.step, epoch))
-        checked = None if validation is None else evaluate(module.apply, _variables(state), *validation)
-        validated = (None, None) if checked is None else (checked.loss, checked.accuracy)
-        record = EpochRecord(epoch + 1, loss, accuracy, *validated, time.perf_counter() - started)
-        history = (*history, record)
-        report.epoch(epoch, loss, accuracy, record.validation_accuracy)
-        if checkpoint is not None:
-            _save_state(checkpoint, state, history, fingerprint)
+    with _Keeper.open(checkpoint, keep_checkpoints, _run_fingerprint(images, labels, weight, config)) as keeper:
+        state, history, sofar = keeper.resume(state)
+        report = Progress(config.epochs, steps, quiet=not progress)
+
+        def after(epoch: int, started: float, history: _History, state: _State, sofar: _Sofar) -> None:
+            report.step(epoch, len(sofar.losses), float(np.mean(sofar.losses[-100:])), sofar.hits / sofar.seen)
+            done = epoch * steps + len(sofar.losses)
+            if due(done) and len(sofar.losses) < steps:
+                keeper.save(done, state, history, sofar._replace(seconds=time.perf_counter() - started))
+
+        for epoch in range(len(history), config.epochs):
+            started = time.perf_counter() - sofar.seconds
+
+            order = np.random.default_rng((config.seed, epoch)).permutation(len(labels))
+            rows = np.resize(order, (steps, batch))[len(sofar.losses) :]
+            batches = ((images[chosen], labels[chosen], weight[chosen]) for chosen in rows)
+            state, sofar = _epoch(step, state, batches, sofar, functools.partial(after, epoch, started, history))
+            checked = None if validation is None else evaluate(module.apply, _variables(state), *validation)
+            record = _record(epoch, sofar, checked, time.perf_counter() - started)
+            history, sofar = (*history, record), _Sofar([])
+            report.epoch(epoch, record.loss, record.accuracy, record.validation_accuracy)
+            keeper.save((epoch + 1) * steps, state, history, sofar)
     return TrainResult(_variables(state), history)
 
 
-def predict(
-    apply: Callable[..., Any],
-    variables: Any,
-    images: Shaped[np.ndarray, "N *spatial C"],
-    *,
-    batch_size: int = 64,
-) -> Float[np.ndarray, "N K"]:
-    """The class probabilities of images, in batches of one size, so that one program is compiled.
+class _Keeper:
+    """Saves and finds the states of one run; does nothing where no folder was named."""
 
-    Args:
-        apply: The pure function `(variables, images) -> class maps or logits`.
-        variables: Its variables.
-        images: float32 in [0, 1] or uint8.
-        batch_size: Images a call.
+    def __init__(self, checkpoints: Checkpoints | None, keep_all: bool, fingerprint: str) -> None:
+        self._checkpoints, self._keep_all, self._fingerprint = checkpoints, keep_all, fingerprint
 
-    Returns:
-        Softmax of the logits.
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, folder: str | os.PathLike[str] | None, keep_all: bool, fingerprint: str) -> Any:
+        if folder is None:
+            yield cls(None, keep_all, fingerprint)
+        else:
+            with Checkpoints(folder, keep_all=keep_all) as checkpoints:
+                yield cls(checkpoints, keep_all, fingerprint)
 
-    Raises:
-        TrainingError: No images, or of another dtype.
-    """
-    _check_images(images)
-    batch = min(batch_size, len(images))
-    rows = []
-    for start in range(0, len(images), batch):
-        chosen = images[start : start + batch]
-        padded = np.concatenate([chosen, np.repeat(chosen[-1:], batch - len(chosen), axis=0)])
-        rows.append(np.asarray(_probabilities(apply, variables, padded))[: len(chosen)])
-    return np.concatenate(rows)
+    def save(self, step: int, state: _State, history: _History, sofar: _Sofar) -> None:
+        if self._checkpoints is not None:
+            document = {"run": self._fingerprint, "history": [list(record) for record in history], "sofar": list(sofar)}
+            self._checkpoints.save(step, _tree(state), document)
 
-
-def evaluate(
-    apply: Callable[..., Any],
-    variables: Any,
-    images: Shaped[np.ndarray, "N *spatial C"],
-    labels: Shaped[np.ndarray, " N"],
-    *,
-    batch_size: int = 64,
-) -> Evaluation:
-    """Accuracy, loss, confusion matrix and probabilities of a network on labelled images.
-
-    Args:
-        apply: The pure function `(variables, images) -> class maps or logits`.
-        variables: Its variables.
-        images: float32 in [0, 1] or uint8.
-        labels: Class number of each image.
-        batch_size: Images a call.
-
-    Returns:
-        The evaluation.
-
-    Raises:
-        TrainingError: Shapes, dtypes or labels that do not fit.
-    """
-    labels = _checked(images, labels)
-    probabilities = predict(apply, variables, images, batch_size=batch_size)
-    classes = probabilities.shape[1]
-    _check_classes(labels, classes)
-    predicted = probabilities.argmax(axis=1)
-    confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (labels, predicted), 1)
-    own = probabilities[np.arange(len(labels)), labels]
-    return Evaluation(
-        accuracy=float((predicted == labels).mean()),
-        loss=float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean()),
-        confusion=confusion,
-        probabilities=probabilities,
-    )
+    def resume(self, state: _State) -> tuple[_State, _History, _Sofar]:
+        """The newest state, or the given one, saved first where all are kept."""
+        found = self._checkpoints.steps() if self._checkpoints is not None else []
+        if self._checkpoints is None or not found:
+            if self._keep_all:
+                self.save(0, state, (), _Sofar([]))
+            return state, (), _Sofar([])
+        saved = self._checkpoints.load(found[-1], _tree(state))
+        if saved.document.get("run") != self._fingerprint:
+            raise TrainingError(
+                f"expected a checkpoint of this run {self._fingerprint}, got {saved.document.get('run')} in "
+                f"{os.fspath(self._checkpoints.folder)!r}"
+            )
+        structure = jax.tree.structure(state.optimizer)
+        optimizer = jax.tree.unflatten(structure, list(dict(sorted(saved.state["optimizer"].items())).values()))
+        resumed = _State(saved.state["params"], saved.state.get("statistics", {}), optimizer, saved.state["step"])
+        history = tuple(EpochRecord(*record) for record in saved.document["history"])
+        return resumed, history, _Sofar(*saved.document["sofar"])
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _probabilities(apply: Callable[..., Any], variables: Any, images: jax.Array) -> jax.Array:
-    return jax.nn.softmax(scores_of(apply(variables, as_floats(images))))
+def _tree(state: _State) -> dict[str, Any]:
+    """The state as nested dictionaries, which need no class to be read again."""
+    leaves = {f"{index:04d}": leaf for index, leaf in enumerate(jax.tree.leaves(state.optimizer))}
+    tree = {"params": state.params, "statistics": state.statistics, "optimizer": leaves, "step": state.step}
+    return {name: part for name, part in tree.items() if jax.tree.leaves(part)}
+
+
+def _due(steps: int | Collection[int] | None) -> Callable[[int], bool]:
+    if steps is None:
+        return lambda _: False
+    if not isinstance(steps, int):
+        chosen = frozenset(steps)
+        return lambda done: done in chosen
+    if steps < 1:
+        raise TrainingError(f"expected checkpoint_steps of at least 1, got {steps}")
+    return lambda done: done % steps == 0
 
 
 def _epoch(
-    step: Callable[..., Any], state: _State, batches: Iterable[_Batch], report: Callable[[int, float, float], None]
-) -> tuple[_State, float, float]:
-    losses, hits, seen = [], 0, 0
-    for number, batch in enumerate(batches, start=1):
+    step: Callable[..., Any],
+    state: _State,
+    batches: Iterable[_Batch],
+    sofar: _Sofar,
+    after: Callable[[_State, _Sofar], None],
+) -> tuple[_State, _Sofar]:
+    for batch in batches:
         state, (loss, correct) = step(state, batch)
-        losses.append(float(loss))
-        hits, seen = hits + int(correct), seen + len(batch[1])
+        losses = [*sofar.losses, float(loss)]
         if not np.isfinite(losses[-1]):
-            raise TrainingError(f"expected a finite loss, got {losses[-1]} at step {number}: try a lower learning_rate")
-        report(number, float(np.mean(losses[-100:])), hits / seen)
-    return state, float(np.mean(losses)), hits / seen
+            raise TrainingError(
+                f"expected a finite loss, got {losses[-1]} at step {len(losses)}: try a lower learning_rate"
+            )
+        sofar = sofar._replace(losses=losses, hits=sofar.hits + int(correct), seen=sofar.seen + len(batch[1]))
+        after(state, sofar)
+    return state, sofar
+
+
+def _record(epoch: int, sofar: _Sofar, checked: Evaluation | None, seconds: float) -> EpochRecord:
+    validated = (None, None) if checked is None else (checked.loss, checked.accuracy)
+    return EpochRecord(epoch + 1, float(np.mean(sofar.losses)), sofar.hits / sofar.seen, *validated, seconds)
 
 
 def _step(
@@ -303,50 +310,28 @@ def _step(
     return _State(params, dict(statistics), optimizer_state, state.step + 1), (loss, correct)
 
 
-def _optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
-    if config.decay == "cosine":
-        return optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.epochs * steps))
-    return optax.adam(config.learning_rate)
-
-
-def _initial_state(
-    module: nn.Module,
-    image: np.ndarray,
-    labels: np.ndarray,
-    config: TrainConfig,
-    optimizer: optax.GradientTransformation,
-) -> _State:
+def _start(
+    module: nn.Module, image: np.ndarray, labels: np.ndarray, config: TrainConfig, steps: int
+) -> tuple[optax.GradientTransformation, _State]:
+    """The optimizer of a training and the state that it starts from."""
     example = as_floats(image)
     variables = dict(jax.jit(module.init)(jax.random.key(config.seed), example))
     classes = jax.eval_shape(module.apply, variables, example).shape[-1]
-    _check_classes(labels, classes)
+    check_classes(labels, classes)
+    optimizer = optimizer_of(
+        config.learning_rate,
+        config.muon_learning_rate,
+        steps=config.epochs * steps,
+        decay=config.decay,
+        warmup=config.warmup,
+        classes=classes,
+    )
     params = variables.pop("params")
-    return _State(params, variables, optimizer.init(params), jnp.zeros((), jnp.int32))
+    return optimizer, _State(params, variables, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
 def _variables(state: _State) -> dict[str, Any]:
     return {"params": state.params, **state.statistics}
-
-
-def _check_images(images: np.ndarray) -> None:
-    if images.ndim < 3 or len(images) == 0:
-        raise TrainingError(f"expected images (N, *spatial, C) with N >= 1, got shape {images.shape}")
-    if images.dtype not in (np.float32, np.uint8):
-        raise TrainingError(f"expected images of dtype float32 or uint8, got {images.dtype}")
-
-
-def _checked(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    _check_images(images)
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        raise TrainingError(f"expected {len(images)} whole class numbers as labels, got {labels.dtype}{labels.shape}")
-    if labels.min() < 0:
-        raise TrainingError(f"expected labels >= 0, got {labels.min()}")
-    return labels.astype(np.int32)
-
-
-def _check_classes(labels: np.ndarray, classes: int) -> None:
-    if labels.max() >= classes:
-        raise TrainingError(f"expected labels below the network's {classes} classes, got {labels.max()}")
 
 
 def _normalised(sample_weights: np.ndarray | None, count: int) -> np.ndarray:
@@ -360,31 +345,9 @@ def _normalised(sample_weights: np.ndarray | None, count: int) -> np.ndarray:
 
 def _run_fingerprint(images: np.ndarray, labels: np.ndarray, weight: np.ndarray, config: TrainConfig) -> str:
     # Epochs count only where the learning rate depends on them: a constant one may be trained for longer.
-    ignored = {"augment", "epochs"} if config.decay == "constant" else {"augment"}
+    ignored = {"augment"} | ({"epochs"} if config.decay == "constant" and config.warmup == 0 else set())
     settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ignored}
+    if dataclasses.is_dataclass(config.augment):  # any other function has no settings to compare
+        settings["augment"] = repr(config.augment)
     sums = [float(images.sum(dtype=np.float64)), int(labels.sum()), float(weight.sum()), list(images.shape)]
     return json.dumps([settings, sums], sort_keys=True)
-
-
-def _save_state(
-    checkpoint: str | os.PathLike[str], state: _State, history: tuple[EpochRecord, ...], fingerprint: str
-) -> None:
-    leaves = {f"{index:04d}": leaf for index, leaf in enumerate(jax.tree.leaves(state))}
-    weights.save(checkpoint, {"state": leaves}, {"history": json.dumps(history), "run": fingerprint})
-
-
-def _resumed(
-    checkpoint: str | os.PathLike[str] | None, state: _State, fingerprint: str
-) -> tuple[_State, tuple[EpochRecord, ...]]:
-    if checkpoint is None or not Path(checkpoint).exists():
-        return state, ()
-    leaves, structure = jax.tree.flatten(state)
-    named = {f"{index:04d}": leaf for index, leaf in enumerate(leaves)}
-    saved = weights.load(checkpoint, {"state": named})
-    if saved.metadata.get("run") != fingerprint:
-        found = saved.metadata.get("run")
-        raise TrainingError(
-            f"expected a checkpoint of this run {fingerprint}, got {found} in {os.fspath(checkpoint)!r}"
-        )
-    state = jax.tree.unflatten(structure, [jnp.asarray(saved.variables["state"][name]) for name in named])
-    return state, tuple(EpochRecord(*record) for record in json.loads(saved.metadata["history"]))
