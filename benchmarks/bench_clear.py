@@ -1,0 +1,224 @@
+"""How fast are CLEAR maps of all classes, against every other way to make them, and against what the machine can do?
+
+    python benchmarks/bench_clear.py [--quick | --full] [--network NAME …] [--batch N …] [--rule RULE] [--json]
+
+Networks: the published `mnist`, `svhn` and `crystal`, and with 1,000 classes at 224² `vgg` (VGG-16) and `resnet`
+(ResNet-18). Contenders, all with the same weights, all giving the dominant response and class of each pixel:
+
+- jaxclear: `clear_map`, as it comes;
+- obvious: what one writes first in JAX, `jit` of `vmap` over the classes of a `vjp`, with a ReLU of its own gradient;
+- class loop: a compiled function of one class, called class by class;
+- captum: `GuidedBackprop` or `Deconvolution`, class by class; zennit: the same composites; torch, one forward: a
+  hand-written loop in PyTorch that keeps its forward pass. `pip install 'jaxclear[bench]'` brings these;
+- forward: the network alone, no explanation; nobody can be faster.
+
+Before anything is timed the responses must agree to 1e-4 of the largest. Then all are timed in turn, with a product of
+large matrices (float32) among them. How to read the table: `images_s` is images a second, all classes of each;
+`faster` how many times captum's rate (without captum: the obvious one's); `share` the share of the matrix product's
+rate in the same rounds, counting only the dense multiply-adds of one forward pass and one backward pass a class;
+`faster_cpu` and `share_cpu` are the same by the time that this process had the processor, which others on the machine
+disturb less (without meaning on a GPU); `changed` is the share of pixels with another class than the obvious one's:
+near-ties by rounding. What would not fit the memory is left out. On a CPU the big networks are timed with the first
+classes of the 1,000, as `classes` says.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import jaxclear
+from benchmarks import networks, timing
+from benchmarks.counting import operations
+from benchmarks.torch_peers import Peers
+
+TOLERANCE = 1e-4
+BIG = ("vgg", "resnet")
+COLUMNS = {
+    **{"network": "s", "batch": "d", "classes": "d", "contender": "s", "ms": ".1f", "spread": ".0%"},
+    **{"images_s": ".1f", "faster": ".2f", "faster_cpu": ".2f", "share": ".2f", "share_cpu": ".2f"},
+    **{"compile_s": ".1f", "changed": ".0e"},
+}
+
+
+def rectifier(rule: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns a ReLU that passes a response back by the rule, written out."""
+
+    @jax.custom_vjp
+    def relu(x: jax.Array) -> jax.Array:
+        return jnp.maximum(x, 0)
+
+    def backward(x: jax.Array, response: jax.Array) -> tuple[jax.Array]:
+        positive = jnp.maximum(response, 0)
+        return (jnp.where(x > 0, positive, 0) if rule == "guided" else positive,)
+
+    relu.defvjp(lambda x: (jnp.maximum(x, 0), x), backward)
+    return relu
+
+
+def plain_explanations(network: networks.Network, rule: str, classes: Sequence[int]) -> dict[str, Callable[..., Any]]:
+    """Returns the obvious contender, and the response of one class, as functions of parameters and images."""
+    relu = rectifier(rule)
+    ids = jnp.asarray(classes)
+
+    def maps_and_pull(parameters: Any, images: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], tuple[jax.Array]]]:
+        return jax.vjp(lambda pixels: networks.forward(network.layers, parameters, pixels, relu=relu), images)
+
+    def obvious(parameters: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        maps, pull = maps_and_pull(parameters, images)
+        seeds = jax.nn.one_hot(ids, network.num_classes)
+        responses = jax.vmap(lambda seed: pull(seed * maps)[0])(seeds).sum(axis=-1)
+        return responses.max(axis=0), ids[responses.argmax(axis=0)]
+
+    def one_class(parameters: Any, images: jax.Array, number: jax.Array) -> jax.Array:
+        maps, pull = maps_and_pull(parameters, images)
+        return pull(jax.nn.one_hot(number, network.num_classes) * maps)[0].sum(axis=-1)
+
+    return {"obvious": obvious, "one class": one_class}
+
+
+def class_loop(
+    one_class: Callable[..., jax.Array], parameters: Any, images: jax.Array, classes: Sequence[int]
+) -> Callable[[], Any]:
+    """Returns a call that explains class by class and keeps a running maximum."""
+
+    @jax.jit
+    def larger(best: jax.Array, best_class: jax.Array, response: jax.Array, number: jax.Array) -> Any:
+        better = response > best
+        return jnp.where(better, response, best), jnp.where(better, number, best_class)
+
+    def explain() -> tuple[jax.Array, jax.Array]:
+        best = jnp.full(images.shape[:-1], -jnp.inf)
+        best_class = jnp.zeros(images.shape[:-1], jnp.int32)
+        for number in map(jnp.int32, classes):
+            best, best_class = larger(best, best_class, one_class(parameters, images, number), number)
+        return best, best_class
+
+    return explain
+
+
+def bench(
+    name: str, batch: int, *, rule: str, most_classes: int | None, rounds: int, budget: float
+) -> list[timing.Row]:
+    """Returns one row a contender.
+
+    Raises:
+        Disagreement: two contenders give other responses.
+    """
+    network = networks.network(name)
+    classes = list(range(min(network.num_classes, most_classes or network.num_classes)))
+    images = jax.random.uniform(jax.random.key(0), (batch, *network.input_shape))
+    calls, compile_seconds, found, work = _jax_contenders(network, images, rule, classes)
+    try:
+        calls |= Peers(network, np.asarray(images), rule=rule, classes=classes).contenders()
+    except ImportError as error:
+        print(f"PyTorch is left out: {error}", file=sys.stderr)
+    reference = found.get("obvious") or found["jaxclear"]
+    changed = {}
+    for contender, call in calls.items():
+        response, dominant = found.get(contender) or call()
+        timing.assert_agreement(f"{contender}, {name}", response, reference[0], tolerance=TOLERANCE)
+        # Where nothing responds, the library alone says so with -1.
+        shown = (np.asarray(dominant) != np.asarray(reference[1])) & (np.asarray(reference[0]) > 0)
+        changed[contender] = float(shown.mean())
+    forward, forward_seconds = timing.compiled(network.apply, network.variables, images)
+    calls["forward"] = lambda: forward(network.variables, images)
+    compile_seconds["forward"] = forward_seconds
+    times = timing.alternate({**calls, timing.MATRIX: timing.matrix_product}, rounds=rounds, budget=budget)
+    matrix = times.pop(timing.MATRIX)
+    slowest = times.get("captum") or times.get("obvious") or times["class loop"]
+    alone = operations(network.apply, network.variables, images).multiply_adds
+    rate, rate_cpu = timing.matrix_rate(matrix.median), timing.matrix_rate(matrix.processor)
+    return [
+        {
+            "network": name,
+            "batch": batch,
+            "classes": len(classes),
+            "rule": rule,
+            "contender": contender,
+            "ms": 1e3 * took.median,
+            "spread": took.spread,
+            "rounds": took.rounds,
+            "images_s": batch / took.median,
+            "faster": None if contender == "forward" else slowest.median / took.median,
+            "faster_cpu": None if contender == "forward" else slowest.processor / took.processor,
+            "share": (alone if contender == "forward" else work) / took.median / rate,
+            "share_cpu": (alone if contender == "forward" else work) / took.processor / rate_cpu,
+            "multiply_adds": alone if contender == "forward" else work,
+            "matrix_gflops": 2e-9 * rate,
+            "compile_s": compile_seconds.get(contender),
+            "changed": changed.get(contender),
+        }
+        for contender, took in times.items()
+    ]
+
+
+def _jax_contenders(
+    network: networks.Network, images: jax.Array, rule: str, classes: Sequence[int]
+) -> tuple[dict[str, Callable[[], Any]], dict[str, float], dict[str, Any], int]:
+    """The calls, their compile times, their results, and the dense multiply-adds of the obvious formulation."""
+    every = len(classes) == network.num_classes
+    explain = jaxclear.clear_map(network.apply, rule=rule, classes=None if every else classes)
+    ours, ours_seconds = timing.compiled(explain, network.variables, images)
+    plain = plain_explanations(network, rule, classes)
+    shape = jax.ShapeDtypeStruct(images.shape, images.dtype)
+    work = operations(plain["obvious"], network.parameters, shape).multiply_adds
+    number = jnp.int32(0)
+    one_class, loop_seconds = timing.compiled(plain["one class"], network.parameters, images, number)
+    obvious, obvious_seconds = timing.compiled(plain["obvious"], network.parameters, images)
+
+    def jaxclear_map() -> Any:
+        clear = ours(network.variables, images)
+        return clear.dominant_response, clear.dominant_class
+
+    calls: dict[str, Callable[[], Any]] = {
+        "jaxclear": jaxclear_map,
+        "obvious": lambda: obvious(network.parameters, images),
+        "class loop": class_loop(one_class, network.parameters, images, classes),
+    }
+    seconds = {"jaxclear": ours_seconds, "obvious": obvious_seconds, "class loop": loop_seconds}
+    if obvious.memory_analysis().temp_size_in_bytes > 0.5 * timing.available_bytes():
+        print(f"obvious is left out at batch {len(images)}: too big for the memory", file=sys.stderr)
+        del calls["obvious"], seconds["obvious"]
+    results = {name: jax.block_until_ready(call()) for name, call in calls.items()}
+    return calls, seconds, results, work
+
+
+def measure(options: argparse.Namespace) -> list[timing.Row]:
+    """Returns the rows of all networks and batches that were asked for, or that fit the machine."""
+    accelerator = jax.default_backend() != "cpu"
+    rows = []
+    for name in options.network or networks.NAMES:
+        big = name in BIG
+        batches = (1,) if big and not accelerator else (1, 8, 64)
+        if options.quick:
+            batches = (1,) if big else (8,)
+        elif options.full or accelerator:
+            batches = (1, 8) if big and not accelerator else (1, 8, 64, 512)
+        most = 4 if big and options.quick else 16 if big and not (options.full or accelerator) else None
+        for batch in options.batch or batches:
+            few = {"rounds": 3, "budget": 10.0} if options.quick else {"rounds": 9, "budget": 60.0}
+            rows += bench(name, batch, rule=options.rule, most_classes=options.classes or most, **few)
+            print(f"{name}, batch {batch}: done", file=sys.stderr)
+            jax.clear_caches()
+    return rows
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what to measure."""
+    parser.add_argument("--full", action="store_true", help="batches up to 512 and all of the 1,000 classes")
+    parser.add_argument("--network", nargs="+", choices=networks.NAMES)
+    parser.add_argument("--batch", type=int, nargs="+")
+    parser.add_argument("--classes", type=int, metavar="N", help="explain the first N classes only")
+    parser.add_argument("--rule", choices=("guided", "deconvnet"), default="guided")
+
+
+if __name__ == "__main__":
+    timing.command(__doc__, measure, COLUMNS, add=add_options)
