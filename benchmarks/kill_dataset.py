@@ -4,7 +4,8 @@
 
 Runs of one and of two processes are killed with SIGKILL at random moments and at random renames, and started again,
 with another number of processes; after half of the kills a power cut is simulated that drops or truncates all that was
-not committed. Every finished store is compared byte by byte with an unbroken one.
+not committed. Every finished store is compared byte by byte with an unbroken one. With --json the counts are kept
+after each store, in FILE.partial, and the same call goes on from there if it was interrupted itself.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import platform
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,13 +31,25 @@ def main() -> None:
     os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
     from tests.dataset.killing import kill_often
 
+    partial = options.json and options.json.with_name(f"{options.json.name}.partial")
+    kept = json.loads(partial.read_text()) if partial and partial.exists() else {}
+    if kept.get("seed", options.seed) != options.seed:
+        sys.exit(f"expected the seed {kept['seed']} of {partial}, got {options.seed}; remove the file to begin anew")
+
+    def record(counts: dict[str, Any]) -> None:
+        print(f"{counts['kills']} kills, {counts['stores']} stores whole", file=sys.stderr, flush=True)
+        if partial:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps({**counts, "seed": options.seed}))
+
     with tempfile.TemporaryDirectory() as folder:
-        counts = kill_often(folder, options.kills, options.seed)
+        counts = kill_often(folder, options.kills, options.seed, so_far=kept, record=record)
     found = {**counts, "differing_bytes": 0, "python": platform.python_version(), "system": platform.system()}
     text = json.dumps(found, indent=1)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(text + "\n")
+        partial.unlink(missing_ok=True)
     print(text)
 
 

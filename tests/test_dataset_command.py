@@ -141,7 +141,7 @@ def test_damage_is_found_and_repaired(capsys, here):
     ("arguments", "words"),
     [
         (("explain-dataset", "pictures", "store", "--model", "nothing"), "one of mnist, svhn, crystal"),
-        (("explain-dataset", "nowhere", "store", "--model", "squares_of_hers:apply"), "expected a folder of files"),
+        (("explain-dataset", "nowhere", "store", "--model", "squares_of_hers:apply"), "got no such file"),
         (("explain-dataset", "pictures", "pictures", "--model", "squares_of_hers:apply"), "with other files"),
         ((*CALL, "--kind", "structures"), "--model crystal for structures"),
         ((*CALL, "--batch", "few"), "--batch"),

@@ -37,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
             world=options.world,
             class_names=found.class_names,
             notes=found.notes,
+            value_names=found.value_names,
             recipe=recipe,
             workers=options.workers,
             fail_fast=options.fail_fast,

@@ -1,7 +1,6 @@
 """What `explain-dataset` works with, from words that can be written down and turned into the same things again."""
 
 import os
-import zipfile
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,9 @@ import jaxclear
 from jaxclear import models
 from jaxclear.commands.explain import MANY_CLASSES, TOP, chosen_model, imported
 from jaxclear.dataset import ArraySource, ImageFiles, StructureFiles
-from jaxclear.dataset.sources import Item, Source, listed, read
+from jaxclear.dataset.sources import Item, Source, read
 from jaxclear.dataset.structure_files import structure_explanation, structure_images
+from jaxclear.file_tree import FileTree
 from jaxclear.inputs import as_floats
 
 __all__ = ["Ingredients", "prepare", "written_down"]
@@ -29,11 +29,12 @@ class Ingredients(NamedTuple):
     """All that a run or a report needs.
 
     Attributes:
-        explain: `(variables, batch) -> ClearMap`.
+        explain: `(variables, batch) ->` a ClearMap, or a mapping with one.
         variables: its variables.
         source: the items.
         class_names: one name a class.
         notes: model and rule in words, to be compared on resumption.
+        value_names: words for the numbers in arrays of the store, by the array's name.
         images: `(variables, batch) -> (B, H, W, C)`: what the network sees of a batch.
         responses: `(variables, images) -> (K, B, H, W)`.
     """
@@ -43,6 +44,7 @@ class Ingredients(NamedTuple):
     source: Source
     class_names: tuple[str, ...]
     notes: dict[str, str]
+    value_names: dict[str, tuple[str, ...]]
     images: Callable[[Any, Any], Float[Array, "B H W C"]]
     responses: Callable[[Any, Any], Float[Array, "K B H W"]]
 
@@ -73,13 +75,17 @@ def prepare(recipe: dict[str, Any]) -> Ingredients:
     rule = recipe["rule"]
     notes = {"model": recipe["model"], "rule": rule}
     names = tuple(recipe["classes"].split(",")) if recipe["classes"] else model.class_names or ()
+    value_names: dict[str, tuple[str, ...]] = {}
     if recipe["kind"] == "structures":
+        from jaxclear.crystals.explain import VERDICTS
+
         if model.name != "crystal":
             raise ValueError(f"expected --model crystal for structures, got {model.name!r}")
         loaded = models.load("crystal", words.weights)
         source = StructureFiles(recipe["source"], class_names=names)
         explain, variables = structure_explanation(loaded, rule=rule)
         images, network_variables = structure_images, lambda v: v["network"]
+        value_names = {"verdict": VERDICTS}
     else:
         shape = model.input_shape or (None if recipe["size"] is None else (*recipe["size"], model.channels))
         source = _images(recipe["source"], recipe["kind"], model.channels, shape, names)
@@ -94,7 +100,7 @@ def prepare(recipe: dict[str, Any]) -> Ingredients:
     def responses(variables: Any, pictures: Any) -> Float[Array, "K B H W"]:
         return respond(network_variables(variables), pictures).sum(axis=-1)
 
-    return Ingredients(explain, variables, source, names, notes, images, responses)
+    return Ingredients(explain, variables, source, names, notes, value_names, images, responses)
 
 
 def _images(path: str, kind: str, channels: int, shape: tuple[int, int, int] | None, names: tuple[str, ...]) -> Source:
@@ -126,11 +132,9 @@ def _kind(source: str, model: str) -> str:
         return "arrays"
     if model != "crystal":
         return "images"
-    if path.is_dir():
-        first = next(iter(listed(path)), "")
-        return "images" if Path(first).suffix.lower() in _IMAGE_SUFFIXES else "structures"
-    if path.exists() and not zipfile.is_zipfile(path) and path.suffix.lower() in _IMAGE_SUFFIXES:
-        raise ValueError(f"expected a folder of images, got the file {source!r}; name its folder")
+    files = FileTree(path).names
+    if files and Path(files[0]).suffix.lower() in _IMAGE_SUFFIXES:
+        return "images"
     return "structures"
 
 

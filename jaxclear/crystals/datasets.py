@@ -8,11 +8,10 @@ read is listed with its message. Copies of one structure, of which published set
 import contextlib
 import hashlib
 import os
-import tarfile
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +23,7 @@ from jaxclear.crystals import duplicates, structures, symmetry
 from jaxclear.crystals.cells import standard_cell
 from jaxclear.crystals.fingerprint import fingerprint
 from jaxclear.crystals.structures import Crystal, StructureError
+from jaxclear.file_tree import FileTree
 
 __all__ = [
     "DatasetError",
@@ -255,46 +255,21 @@ def fingerprints(
 
 def _read(source: str | os.PathLike[str]) -> tuple[list[Crystal], list[tuple[str, str]]]:
     crystals, failures = [], []
-    with _files(Path(source)) as files:
-        for name, file in files:
-            try:
-                frames, failed = structures.read_frames(file)
-            except StructureError as error:
-                frames, failed = [], [(str(file), str(error))]
+    try:
+        tree = FileTree(Path(source))
+        for name in tree.names:
+            with tree.located(name) as file:
+                try:
+                    frames, failed = structures.read_frames(file)
+                except StructureError as error:
+                    frames, failed = [], [(str(file), str(error))]
             crystals += [crystal._replace(name=crystal.name.replace(str(file), name)) for crystal in frames]
             failures += [(frame.replace(str(file), name), why.replace(str(file), name)) for frame, why in failed]
+    except zipfile.BadZipFile as error:
+        raise DatasetError(f"expected a whole archive, got {str(source)!r}, which is damaged: {error}") from error
+    except ValueError as error:
+        raise DatasetError(str(error)) from error
     return crystals, failures
-
-
-@contextlib.contextmanager
-def _files(source: Path) -> Iterator[list[tuple[str, Path]]]:
-    """Names and paths of the files of a folder or an archive, or the file itself."""
-    if not source.exists():
-        raise DatasetError(f"expected a folder, an archive or a structure file, got no such file {str(source)!r}")
-    if source.is_dir():
-        yield _listed(source)
-        return
-    is_zip = zipfile.is_zipfile(source)
-    if not is_zip and not tarfile.is_tarfile(source):
-        yield [(source.name, source)]
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            if is_zip:
-                with zipfile.ZipFile(source) as archive:
-                    archive.extractall(folder)  # drops absolute paths and ".." by itself
-            else:
-                with tarfile.open(source) as archive:
-                    archive.extractall(folder, filter="data")
-        except (OSError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-            raise DatasetError(f"expected a whole archive, got {str(source)!r}, which is damaged: {error}") from error
-        yield _listed(Path(folder))
-
-
-def _listed(folder: Path) -> list[tuple[str, Path]]:
-    named = [(path.relative_to(folder), path) for path in folder.rglob("*") if path.is_file()]
-    hidden = (".", "__MACOSX")
-    return sorted((str(name), path) for name, path in named if not any(part.startswith(hidden) for part in name.parts))
 
 
 def _label(crystal: Crystal, tolerances: Sequence[float], angle_tolerance: float) -> tuple[int | str, int]:

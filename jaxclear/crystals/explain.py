@@ -9,7 +9,7 @@ The function :func:`explain` has the name of its module; import the module's oth
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -24,7 +24,6 @@ from jaxclear.crystals.outside import (
     Reference,
     calibrated,
     feature_function,
-    outside_scores,
     reference_for,
     scores_of_features,
 )
@@ -52,11 +51,16 @@ class ExplanationArrays(NamedTuple):
     """The CLEAR map; `clear.class_scores` are the network's logits."""
     rgb: Float[Array, "B 64 64 3"]
     """The CLEAR map in colour, as :func:`jaxclear.to_rgb` draws it."""
+    features: Float[Array, "B F"]
+    """What goes into the class layer, unit vectors, for the verdict; F is 0 where no layers were given."""
 
 
 Verdict = Literal["member", "outside", "no lattice", "unknown"]
 """Whether a structure belongs to the class that is named: "outside" when it is like none that the network has learnt,
 "no lattice" when its axes were looked for and not found, "unknown" for a network without a reference."""
+
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+"""By the numbers that are stored for them."""
 
 
 class CrystalExplanation(NamedTuple):
@@ -101,7 +105,12 @@ class CrystalExplanation(NamedTuple):
 
 
 def explain_kernel(
-    apply: Callable[[Any, Any], Any], *, rule: str | Rule = "guided", palette: Any = None, beam: Beam = PUBLISHED
+    apply: Callable[[Any, Any], Any],
+    *,
+    rule: str | Rule = "guided",
+    palette: Any = None,
+    beam: Beam = PUBLISHED,
+    layers: "tuple[Layer, ...] | None" = None,
 ) -> Kernel:
     """Returns the pure function `(variables, positions, species, occupancies) -> ExplanationArrays`.
 
@@ -112,6 +121,7 @@ def explain_kernel(
         rule: a rule's name or a `jaxclear.Rule`.
         palette: of :func:`jaxclear.to_rgb`.
         beam: the simulated experiment.
+        layers: of the network, where its features are wanted; its forward pass is not run again for them.
 
     Raises:
         ValueError: for an unknown rule; when called, for arrays whose shapes do not belong together.
@@ -135,15 +145,23 @@ def explain_kernel(
     ) -> ExplanationArrays:
         images = fingerprint_kernel(positions, species, occupancies, beam=beam)
         clear = explained(variables, images)
-        return ExplanationArrays(images, jax.nn.softmax(clear.class_scores), clear, to_rgb(clear, palette=palette))
+        probabilities, colours = jax.nn.softmax(clear.class_scores), to_rgb(clear, palette=palette)
+        # The compiler sees that these layers are those of the explanation, and keeps them once.
+        return ExplanationArrays(images, probabilities, clear, colours, _features(layers, variables, images))
 
     return kernel
 
 
+def _features(layers: "tuple[Layer, ...] | None", variables: Any, images: Array) -> Float[Array, "B F"]:
+    return jax.numpy.zeros((len(images), 0)) if layers is None else feature_function(layers)(variables, images)
+
+
 @functools.lru_cache(maxsize=16)
-def compiled_kernel(apply: Callable[[Any, Any], Any], rule: Rule, num_classes: int) -> Kernel:
+def compiled_kernel(
+    apply: Callable[[Any, Any], Any], rule: Rule, num_classes: int, layers: "tuple[Layer, ...] | None" = None
+) -> Kernel:
     """Returns the compiled :func:`explain_kernel` in legible colours, the same one for the same network and rule."""
-    return jax.jit(explain_kernel(apply, rule=rule, palette=legible(num_classes)))
+    return jax.jit(explain_kernel(apply, rule=rule, palette=legible(num_classes), layers=layers))
 
 
 @functools.cache
@@ -225,18 +243,17 @@ def explain_oriented(
     if not pieces:
         raise ValueError("expected at least one structure, got none")
     model = shipped_model() if model is None else model
-    kernel = compiled_kernel(model.apply, kernel_rule, len(model.class_names))
+    reference = reference_for(model.metadata.get("sha256"))
+    kernel = compiled_kernel(model.apply, kernel_rule, len(model.class_names), layers_for(model, reference))
     clusters = [piece.cluster for piece in pieces]
     lengths = _lengths(model, clusters, [piece.d_nn for piece in pieces])
     arrays: ExplanationArrays = run_batched(
         functools.partial(kernel, model.variables), clusters, d_nn=lengths, progress=progress
     )
     scores = np.asarray(arrays.clear.class_scores)
-    reference = reference_for(model.metadata.get("sha256"))
-    images = np.asarray(arrays.fingerprint)
-    distances = outside_scores(model, images, reference)
+    distances = scores_of_features(np.asarray(arrays.features), reference)
     return CrystalExplanation(
-        fingerprint=images,
+        fingerprint=np.asarray(arrays.fingerprint),
         class_scores=scores,
         probabilities=_probabilities(scores, reference),
         predicted_class=scores.argmax(axis=1),
@@ -255,6 +272,11 @@ def explain_oriented(
         d_nn=lengths,
         cells=tuple(None if piece.found is None else piece.found.average.crystal for piece in pieces),
     )
+
+
+def layers_for(model: "LoadedModel", reference: Reference | None) -> "tuple[Layer, ...] | None":
+    """The layers whose features a reference is compared with; None without one."""
+    return None if reference is None else model.network.layers
 
 
 def _probabilities(scores: Float[np.ndarray, "B K"], reference: Reference | None) -> Float[np.ndarray, "B K"]:
@@ -303,7 +325,7 @@ def judge_clusters(
         raise ValueError("expected at least one structure, got none")
     model = shipped_model() if model is None else model
     reference = reference_for(model.metadata.get("sha256"))
-    judging = _judging_kernel(model.apply, None if reference is None else model.network.layers)
+    judging = _judging_kernel(model.apply, layers_for(model, reference))
     kernel = functools.partial(judging, model.variables)
     lengths = _lengths(model, clusters, [None] * len(clusters) if d_nn is None else d_nn)
     scores, features = run_batched(kernel, clusters, d_nn=lengths, progress=progress)
@@ -340,7 +362,6 @@ def _lengths(
 def _judging_kernel(apply: Callable[[Any, Any], Any], layers: "tuple[Layer, ...] | None") -> Callable[..., Any]:
     def kernel(variables: Any, positions: Array, species: Array, occupancies: Array) -> tuple[Array, Array]:
         images = fingerprint_kernel(positions, species, occupancies)
-        features = jax.numpy.zeros((len(images), 0)) if layers is None else feature_function(layers)(variables, images)
-        return scores_of(apply(variables, images)), features
+        return scores_of(apply(variables, images)), _features(layers, variables, images)
 
     return jax.jit(kernel)

@@ -134,7 +134,7 @@ def fields_of(rows: Mapping[str, Any]) -> tuple[Field, ...]:
 
 
 def _dimensions(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
-    if name in ("class_scores", "pixel_share"):
+    if name in ("class_scores", "pixel_share", "probabilities"):
         return ("class",)
     spatial = {1: ("x",), 2: ("y", "x"), 3: ("z", "y", "x")}.get(len(shape))
     if name.startswith("dominant_") and spatial:
@@ -145,7 +145,7 @@ def _dimensions(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
 def masked(field: Field) -> Any:
     """Returns what stands in the row of an item that could not be used."""
     dtype = np.dtype(field.dtype)
-    if field.name in ("dominant_class", "predicted_class", "prevailing_class"):
+    if field.name in ("dominant_class", "predicted_class", "prevailing_class", "verdict"):
         return no_class(dtype)
     return np.nan if dtype.kind == "f" and field.name not in ("dominant_response", "response_scale") else 0
 

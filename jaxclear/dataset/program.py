@@ -73,6 +73,7 @@ class Program:
     """Explains batches on all devices of a mesh.
 
     Attributes:
+        mesh: the devices.
         devices: how many there are.
         batch: items a device works on at once; smaller after an exhaustion.
     """
@@ -80,6 +81,7 @@ class Program:
     def __init__(
         self, explain: Callable[[Any, Any], Any], variables: Any, mesh: Mesh, batch: int, tell: Tell | None = None
     ) -> None:
+        self.mesh = mesh
         self.devices = mesh.devices.size
         self.batch = batch
         self._tell = tell or (lambda event, **values: None)

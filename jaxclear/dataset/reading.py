@@ -93,6 +93,7 @@ class StoredDataset:
     Attributes:
         path: its folder.
         class_names: names of the classes; empty where none were given.
+        value_names: words for the numbers in an array, by its name: of crystals those of the "verdict".
         manifest: what it was made from and with.
     """
 
@@ -101,6 +102,9 @@ class StoredDataset:
         self.path = path
         self.manifest = self._store.manifest
         self.class_names: tuple[str, ...] = tuple(self.manifest.get("class_names", ()))
+        self.value_names: dict[str, tuple[str, ...]] = {
+            name: tuple(words) for name, words in self.manifest.get("value_names", {}).items()
+        }
         self._numeric = tuple(field.name for field in self._store.numeric)
 
     def __len__(self) -> int:
@@ -138,6 +142,8 @@ class StoredDataset:
         prevailing: int | Sequence[int] | None = None,
         correct: bool | None = None,
         disagreement: bool | None = None,
+        verdict: str | Sequence[str] | None = None,
+        space_group: int | Sequence[int] | None = None,
     ) -> Int[np.ndarray, " M"]:
         """Returns the valid items that meet all conditions, in order.
 
@@ -147,16 +153,20 @@ class StoredDataset:
             prevailing: the class that dominates the most pixels.
             correct: whether prediction and label agree; items without a label are neither.
             disagreement: whether the prediction is another class than the prevailing one.
+            verdict: of crystals, "member", "outside", "no lattice" or "unknown", or several of them.
+            space_group: of crystals, that of the averaged lattice, 0 where none was found.
 
         Raises:
-            ValueError: a condition on an array that this store does not have.
+            ValueError: a condition on an array that this store does not have, or a verdict that there is not.
         """
         classes = {"label": label, "predicted_class": predicted, "prevailing_class": prevailing}
+        classes |= {"space_group": space_group, "verdict": self._numbers("verdict", verdict)}
         needed = {name for name, value in classes.items() if value is not None}
         needed |= {"label", "predicted_class"} if correct is not None else set()
         needed |= {"predicted_class", "prevailing_class"} if disagreement is not None else set()
         if absent := needed - set(self._numeric):
-            raise ValueError(f"expected a store of CLEAR maps for these conditions, got one without {sorted(absent)}")
+            kind = "crystals" if absent & {"verdict", "space_group"} else "CLEAR maps"
+            raise ValueError(f"expected a store of {kind} for these conditions, got one without {sorted(absent)}")
         arrays = {name: self[name] for name in (*needed, "valid")}
         found = [np.zeros(0, np.int64)]
         for start in range(0, len(self), _INDEX_CHUNK):
@@ -171,6 +181,15 @@ class StoredDataset:
                 kept &= (part["predicted_class"] != part["prevailing_class"]) == disagreement
             found.append(start + np.flatnonzero(kept))
         return np.concatenate(found)
+
+    def _numbers(self, name: str, words: str | Sequence[str] | None) -> list[int] | None:
+        """The numbers that stand for words in an array."""
+        if words is None or name not in self._numeric:
+            return None if words is None else []
+        known, wanted = self.value_names.get(name, ()), [words] if isinstance(words, str) else list(words)
+        if unknown := set(wanted) - set(known):
+            raise ValueError(f"expected {name} as one of {', '.join(known)}, got {sorted(unknown)}")
+        return [known.index(word) for word in wanted]
 
     def clear_map(self, items: Any) -> ClearMap:
         """Returns the CLEAR maps of items as `jaxclear.clear_map` returned them, the response in half precision.

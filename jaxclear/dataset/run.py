@@ -54,10 +54,9 @@ class DatasetRun(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """An open store and what works for it."""
+    """An open store, and what says whether items fit it."""
 
     store: Store
-    program: Program
     fits: Callable[[Any], str | None]
 
 
@@ -74,6 +73,7 @@ def explain_dataset(
     world: int | None = None,
     class_names: Sequence[str] = (),
     notes: Mapping[str, str] | None = None,
+    value_names: Mapping[str, Sequence[str]] | None = None,
     recipe: Mapping[str, Any] | None = None,
     workers: int | None = None,
     fail_fast: bool = False,
@@ -103,6 +103,7 @@ def explain_dataset(
         world: how many processes there are.
         class_names: kept in the store for its readers.
         notes: texts by name that tell model and rule apart, compared on resumption and shown where they differ.
+        value_names: words for the numbers in an array of the result, by its name; kept in the store for its readers.
         recipe: how this call can be made again, kept for readers and not compared.
         workers: threads or processes that read ahead, where the source allows it.
         fail_fast: end at the first item that cannot be used, instead of recording it.
@@ -135,9 +136,11 @@ def explain_dataset(
     if not isinstance(source, Source):
         raise ValueError(f"expected a source with __len__ and __getitem__, got {type(source).__name__}")
     tell = _Teller(where, log or _to_logging)
-    call = _Call(explain, variables, source, Path(out), unit, batch, local_mesh(mesh), dict(notes or {}), tell, {})
-    keep = {"class_names": list(class_names), "recipe": dict(recipe or {})}
-    store, program, fits = _prepare(call, keep, overwrite, retry_failed)
+    program = Program(explain, variables, local_mesh(mesh), 1, tell)
+    call = _Call(explain, variables, source, Path(out), unit, batch, program, dict(notes or {}), tell, {})
+    values = {name: list(words) for name, words in (value_names or {}).items()}
+    keep = {"class_names": list(class_names), "value_names": values, "recipe": dict(recipe or {})}
+    store, fits = _prepare(call, keep, overwrite, retry_failed)
     layout, kept_batch = store.layout, store.manifest["batch"]
     own = units_of(where, layout.units)
     store.clean(own)
@@ -184,7 +187,7 @@ class _Call(NamedTuple):
     out: Path
     unit: int | str
     batch: int | str
-    mesh: Mesh
+    program: Program
     notes: dict[str, str]
     tell: "_Teller"
     described: dict[Any, dict[str, str]]
@@ -192,7 +195,7 @@ class _Call(NamedTuple):
 
 
 def _prepare(call: _Call, keep: dict[str, Any], overwrite: bool, retry_failed: bool) -> _Prepared:
-    """The store, new or checked, and the program for it."""
+    """The store, new or checked; the program gets its batch."""
     source_identity = identity(call.source)
     # A file that was mended has another size.
     ignored = ("source.sizes",) if retry_failed else ()
@@ -208,8 +211,8 @@ def _prepare(call: _Call, keep: dict[str, Any], overwrite: bool, retry_failed: b
             replace(call.out, functools.partial(_differs, call.out, wanted, ignored))
         layout, manifest = _new(call, keep, source_identity)
         create(call.out, layout, manifest)
-    program = Program(call.explain, call.variables, call.mesh, store.manifest["batch"], call.tell)
-    return _Prepared(store, program, _fitting(call, store.layout.fields))
+    call.program.batch = store.manifest["batch"]
+    return _Prepared(store, _fitting(call, store.layout.fields))
 
 
 def _differs(out: Path, wanted: dict[str, Any], ignored: tuple[str, ...]) -> bool:
@@ -251,10 +254,9 @@ def _chosen_batch(call: _Call, item: Item, fields: Sequence[Field], most: int) -
         [int(np.prod(leaf.shape[:-1])) for leaf in leaves]
         + [int(np.prod(field.shape)) for field in fields if field.name == "dominant_class"]
     )
-    program = Program(call.explain, call.variables, call.mesh, most)
-    device = call.mesh.devices.flat[0]
-    batch = choose_batch(lambda size: program.memory(item.value, size), pixels, most, device)
-    call.tell("batch", batch=batch, bytes=program.memory(item.value, batch), device=device.device_kind)
+    device = call.program.mesh.devices.flat[0]
+    batch = choose_batch(lambda size: call.program.memory(item.value, size), pixels, most, device)
+    call.tell("batch", batch=batch, bytes=call.program.memory(item.value, batch), device=device.device_kind)
     return batch
 
 
@@ -270,7 +272,7 @@ def _identity(call: _Call, item: Item | None, batch: int, unit: int, source_iden
     wanted = {
         "format": manifests.FORMAT,
         "versions": manifests.versions(),
-        "platform": call.mesh.devices.flat[0].platform,
+        "platform": call.program.mesh.devices.flat[0].platform,
         "explanation": {**call.notes, **described},
         "source": source_identity,
         "batch": batch,

@@ -4,15 +4,16 @@ An item is an array, a pair (array, label), a mapping with "image" (and "label",
 give it, or an `Item`. Whatever an item raises when it is read becomes a `Failure`, never the end of a run.
 """
 
-import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import Int, Shaped
+
+from jaxclear.file_tree import FileTree
 
 __all__ = ["ArraySource", "Failure", "ImageFiles", "Item", "Source", "identity", "read", "signature"]
 
@@ -172,41 +173,49 @@ class ArraySource:
 
 
 class ImageFiles:
-    """The image files of a folder, brought to one shape; a sub-folder with the name of a class is their label."""
+    """The image files of a folder or an archive, brought to one shape; a sub-folder named after a class labels its own.
+
+    Args:
+        path: of a folder, a zip or tar archive, or one image file.
+        channels: 1 or 3.
+        input_shape: to resize to; None keeps the sizes.
+        class_names: of the classes, which the names of sub-folders are looked up in.
+
+    Raises:
+        ValueError: no such path, or a damaged archive.
+    """
 
     reading = "threads"
 
     def __init__(
         self,
-        folder: str | Path,
+        path: str | Path,
         *,
         channels: int = 3,
         input_shape: tuple[int, int, int] | None = None,
         class_names: Sequence[str] = (),
     ) -> None:
-        self._folder, self._channels, self._shape = Path(folder), channels, input_shape
+        self._tree, self._channels, self._shape = FileTree(path), channels, input_shape
         self._classes = {name: k for k, name in enumerate(class_names)}
-        self._files = listed(self._folder)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._tree.names)
 
     def __getitem__(self, index: int) -> Item:
         from jaxclear.image_files import read_image
 
-        path = str(self._folder / self._files[index])
-        with named(path, self._files[index]):
-            image = read_image(path, self._channels, self._shape)
-        return Item(image, label_of(self._files[index], self._classes), self._files[index])
+        name = self._tree.names[index]
+        with self._tree.located(name) as path:
+            image = read_image(str(path), self._channels, self._shape)
+        return Item(image, label_of(name, self._classes), name)
 
     def name(self, index: int) -> str:
-        """The file's path in the folder."""
-        return self._files[index]
+        """The file's path in the folder or archive."""
+        return self._tree.names[index]
 
     def identity(self) -> dict[str, str]:
         """Digests of the names and of the sizes of all files."""
-        sizes = [(self._folder / file).stat().st_size for file in self._files]
-        return digests(self._files, sizes) | {"shape": str((self._shape, self._channels))}
+        return digests(self._tree.names, self._tree.sizes) | {"shape": str((self._shape, self._channels))}
 
 
 def digests(names: Sequence[str], sizes: Sequence[int]) -> dict[str, str]:
@@ -227,27 +236,3 @@ def label_of(file: str, classes: Mapping[str, int]) -> int:
     # No folder can have a slash in its name.
     named_after = {name.replace("/", "_"): label for name, label in classes.items()}
     return next((named_after[part] for part in reversed(Path(file).parts[:-1]) if part in named_after), NO_LABEL)
-
-
-@contextlib.contextmanager
-def named(path: str | Path, name: str) -> Iterator[None]:
-    """Replaces a file's place by its name in what is raised, so that a failure reads the same on every machine."""
-    try:
-        yield
-    except Exception as error:
-        words = str(error)
-        if str(path) in words:
-            raise ValueError(words.replace(str(path), name)) from error
-        raise
-
-
-def listed(folder: Path) -> list[str]:
-    """Returns the files of a folder and its sub-folders, relative to it, sorted, without hidden ones.
-
-    Raises:
-        ValueError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"expected a folder of files, got {str(folder)!r}; check the name")
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(path.as_posix() for path in files if not any(part.startswith(".") for part in path.parts))

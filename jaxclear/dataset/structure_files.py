@@ -4,24 +4,23 @@ The host reads a structure, finds its standard cell and cuts the cluster that go
 and map are the device's.
 """
 
-import contextlib
-import tempfile
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxclear.dataset.sources import Item, digests, label_of, listed, named
+from jaxclear.dataset.sources import Item, digests, label_of
+from jaxclear.file_tree import FileTree
 
 if TYPE_CHECKING:
     from jaxclear.crystals import Crystal, PaddedAtoms
     from jaxclear.crystals.cells import Orientation
+    from jaxclear.crystals.explain import ExplanationArrays
     from jaxclear.models import LoadedModel
 
 __all__ = ["PreparedStructure", "StructureFiles", "structure_explanation", "structure_images"]
@@ -44,10 +43,12 @@ class PreparedStructure(NamedTuple):
         atoms: divided by the nearest-neighbour distance of the undamaged crystal where that is known, and else by the
             measured one.
         scaled: whether it was known.
+        lost: whether axes were looked for and not found.
     """
 
     atoms: "PaddedAtoms"
     scaled: Bool[Any, ""]
+    lost: Bool[Any, ""]
 
 
 class StructureFiles:
@@ -77,14 +78,12 @@ class StructureFiles:
         symprec: float = 0.01,
         class_names: Sequence[str] = (),
     ) -> None:
-        self._path = Path(path)
         self._orientation: Orientation = orientation
         self._symprec = symprec
         self._classes = {name: k for k, name in enumerate(class_names)}
-        if not self._path.exists():
-            raise ValueError(f"expected structure files at {str(path)!r}, got no such file; check the name")
-        self._kind = _kind(self._path)
-        self._handle: Any = None
+        self._tree = FileTree(path)
+        self._database = not self._tree.packed and self._tree.path.is_file() and _is_database(self._tree.path)
+        self._rows: Any = None
         self._entries, sizes = self._listed()
         self._identity = digests([self.name(k) for k in range(len(self))], sizes)
 
@@ -92,7 +91,7 @@ class StructureFiles:
         return len(self._entries)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None}
+        return {**self.__dict__, "_rows": None}
 
     def __getitem__(self, index: int) -> Item:
         from jaxclear.crystals.cells import pad
@@ -103,7 +102,8 @@ class StructureFiles:
             crystal = self._read(index)
             piece = orient(crystal, orientation=self._orientation, symprec=self._symprec)
         atoms = jax.tree.map(lambda values: values[0], pad([piece.cluster], piece.d_nn))
-        prepared = PreparedStructure(atoms, np.bool_(piece.d_nn is not None))
+        lost = np.bool_(piece.orientation == "not found")
+        prepared = PreparedStructure(atoms, np.bool_(piece.d_nn is not None), lost)
         extra = {
             "space_group": np.uint8(piece.space_group or 0),
             "lattice_found": np.bool_(piece.orientation in ("standard", "recovered")),
@@ -120,28 +120,16 @@ class StructureFiles:
         """Digests of the names and of the sizes of the files, and the orientation."""
         return self._identity | {"orientation": f"{self._orientation}, {self._symprec:g} Å"}
 
-    def _listed(self) -> tuple[list[_Entry], list[int]]:
+    def _listed(self) -> tuple[list[_Entry], Sequence[int]]:
         """All structures, and the sizes of the files."""
-        if self._kind == "database":
-            from ase.db import connect
+        names = self._tree.names
+        if not self._database:
+            return [entry for name in names for entry in self._frames(name)], self._tree.sizes
+        from ase.db import connect
 
-            # ASE asks for one string here, and takes a list of them.
-            rows = sorted(row.id for row in connect(self._path).select(columns=["id"], include_data=False))  # pyright: ignore[reportArgumentType]
-            return [_Entry(self._path.name, row) for row in rows], [self._path.stat().st_size]
-        if self._kind == "archive":
-            with zipfile.ZipFile(self._path) as archive:
-                sizes = {entry.filename: entry.file_size for entry in archive.infolist() if not entry.is_dir()}
-        else:
-            names = listed(self._path) if self._kind == "folder" else [self._path.name]
-            sizes = {name: (self._root / name).stat().st_size for name in names}
-        names = sorted(name for name in sizes if not _hidden(name))
-        entries = [entry for name in names for entry in self._frames(name)]
-        self._close()
-        return entries, [sizes[name] for name in names]
-
-    @property
-    def _root(self) -> Path:
-        return self._path if self._kind == "folder" else self._path.parent
+        # ASE asks for one string here, and takes a list of them.
+        rows = sorted(row.id for row in connect(self._tree.path).select(columns=["id"], include_data=False))  # pyright: ignore[reportArgumentType]
+        return [_Entry(names[0], row) for row in rows], self._tree.sizes
 
     def _frames(self, name: str) -> list[_Entry]:
         """The structures of a file; one that cannot be read counts as one, which will fail."""
@@ -150,64 +138,75 @@ class StructureFiles:
         import ase.io
 
         try:
-            with self._located(name) as path:
+            with self._tree.located(name) as path:
                 number = sum(1 for _ in ase.io.iread(path))
         except Exception:  # it will tell when it is read
             number = 1
         return [_Entry(name, None)] if number <= 1 else [_Entry(name, frame) for frame in range(number)]
 
-    @contextlib.contextmanager
-    def _located(self, name: str) -> Iterator[Path]:
-        """The path of a file, taken out of the archive where it is in one."""
-        if self._kind != "archive":
-            yield self._root / name
-            return
-        self._handle = self._handle or zipfile.ZipFile(self._path)
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(self._handle.extract(name, folder))
-
     def _read(self, index: int) -> "Crystal":
         from jaxclear.crystals import structures
 
         entry = self._entries[index]
-        if self._kind == "database":
+        if self._database:
             from ase.db import connect
 
-            self._handle = self._handle or connect(self._path)
-            return structures.from_ase(self._handle.get(id=entry.frame).toatoms(), name=self.name(index))
-        with self._located(entry.file) as path, named(path, entry.file):
+            self._rows = self._rows or connect(self._tree.path)
+            return structures.from_ase(self._rows.get(id=entry.frame).toatoms(), name=self.name(index))
+        with self._tree.located(entry.file) as path:
             found = structures.read(path, index=":" if entry.frame is None else entry.frame)
         if len(found) != 1:
             raise ValueError(f"expected one structure in {entry.file}, got {len(found)}; write one a file")
         return found[0]._replace(name=self.name(index))
 
-    def _close(self) -> None:
-        """Closes what listing has opened: a handle does not go to another process."""
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
-
 
 def structure_explanation(model: "LoadedModel", *, rule: Any = "guided") -> tuple[Callable[[Any, Any], Any], Any]:
-    """Returns the explanation of prepared structures, `(variables, PreparedStructure) -> ClearMap`, and its variables.
+    """Returns the explanation of prepared structures, `(variables, PreparedStructure) -> mapping`, and its variables.
+
+    The mapping has the `ClearMap`; the calibrated class `probabilities`, (B, K); the `verdict`, (B,), by its number in
+    `jaxclear.crystals.explain.VERDICTS`; and, for a network with a reference, the `outside_score`, (B,), behind it
+    (:mod:`jaxclear.crystals.outside`). One forward pass serves all of them.
 
     Args:
         model: as `jaxclear.models.load` returns it.
         rule: a rule's name or a `jaxclear.Rule`.
     """
-    from jaxclear.crystals.explain import explain_kernel
+    from jaxclear.crystals.explain import explain_kernel, layers_for
+    from jaxclear.crystals.outside import reference_for
     from jaxclear.crystals.scale import shipped_variables
 
-    kernel = explain_kernel(model.apply, rule=rule)
+    reference = reference_for(model.metadata.get("sha256"))
+    kernel = explain_kernel(model.apply, rule=rule, layers=layers_for(model, reference))
     variables = {"network": model.variables}
+    if reference is not None:
+        variables["reference"] = jax.tree.map(jnp.asarray, reference)
     if model.metadata.get("length_scale") == "learned":
         variables["scale"] = shipped_variables()
 
-    def explain(variables: Any, prepared: PreparedStructure) -> Any:
+    def explain(variables: Any, prepared: PreparedStructure) -> dict[str, Any]:
         atoms = _scaled(variables, prepared)
-        return kernel(variables["network"], atoms.positions, atoms.species, atoms.occupancies).clear
+        found = kernel(variables["network"], atoms.positions, atoms.species, atoms.occupancies)
+        return {"clear": found.clear, **_judged(variables.get("reference"), found, prepared.lost)}
 
     return explain, variables
+
+
+def _judged(reference: Any, found: "ExplanationArrays", lost: Bool[Array, " B"]) -> dict[str, Array]:
+    """Probabilities, verdict and the score behind it, as `jaxclear.crystals.explain` has them."""
+    from jaxclear.crystals.explain import VERDICTS
+    from jaxclear.crystals.outside import distance_to_reference
+
+    number = {verdict: jnp.uint8(k) for k, verdict in enumerate(VERDICTS)}
+    if reference is None:
+        verdict = jnp.where(lost, number["no lattice"], number["unknown"])
+        return {"probabilities": found.probabilities, "verdict": verdict}
+    distance = distance_to_reference(found.features, reference.features)
+    verdict = jnp.where(distance > reference.threshold, number["outside"], number["member"])
+    return {
+        "probabilities": jax.nn.softmax(found.clear.class_scores / reference.temperature),
+        "verdict": jnp.where(lost, number["no lattice"], verdict),
+        "outside_score": distance,
+    }
 
 
 def structure_images(variables: Any, prepared: PreparedStructure) -> Float[Array, "B 64 64 3"]:
@@ -229,13 +228,5 @@ def _scaled(variables: Any, prepared: PreparedStructure) -> "PaddedAtoms":
     return atoms._replace(positions=atoms.positions / jnp.where(prepared.scaled, 1, lengths)[:, None, None])
 
 
-def _kind(path: Path) -> Literal["folder", "archive", "database", "file"]:
-    if path.is_dir():
-        return "folder"
-    if zipfile.is_zipfile(path):
-        return "archive"
-    return "database" if path.suffix in (".db", ".json") else "file"
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in Path(name).parts)
+def _is_database(path: Path) -> bool:
+    return path.suffix in (".db", ".json")

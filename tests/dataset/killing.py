@@ -6,6 +6,7 @@ The processes are forked from a server that has imported everything but started 
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -81,19 +82,25 @@ def power_cut(out, rng):
             os.truncate(file, rng.randrange(file.stat().st_size + 1))
 
 
-def kill_often(folder, kills, seed):
+NOTHING = {"kills": 0, "stores": 0, "power_cuts": 0, "at_a_rename": 0, "of_two_processes": 0, "too_late": 0}
+
+
+def kill_often(folder, kills, seed, *, so_far=None, record=lambda counts: None):
     """Kills runs until there were `kills`; returns what happened.
+
+    What happens to a store depends on the seed and its number alone, so that the counts `so_far` of an interrupted call
+    can be gone on with; `record` gets them after each finished store.
 
     Raises:
         AssertionError: a run that was finished in the end differs from an unbroken one.
     """
-    folder, rng, processes = Path(folder), random.Random(seed), context()
-    started = time.perf_counter()
+    folder, processes = Path(folder), context()
     codes, duration = attempt(processes, folder / "unbroken")
     assert codes == [0]
     reference = files(folder / "unbroken")
-    counts = {"kills": 0, "stores": 0, "power_cuts": 0, "at_a_rename": 0, "of_two_processes": 0, "too_late": 0}
+    counts = {**NOTHING, "seconds": 0.0, **(so_far or {})}
     while counts["kills"] < kills:
+        started, rng = time.perf_counter(), random.Random(f"{seed}, {counts['stores']}")
         out = folder / f"store-{counts['stores']}"
         deaths = 1
         while deaths:
@@ -114,6 +121,8 @@ def kill_often(folder, kills, seed):
         found = files(out)
         differing = {name for name in found | reference if found.get(name) != reference.get(name)}
         assert not differing, differing
+        shutil.rmtree(out)
         counts["stores"] += 1
-    seconds = round(time.perf_counter() - started, 1)
-    return {**counts, "seed": seed, "items": COUNT, "seconds": seconds, "unbroken_seconds": round(duration, 2)}
+        counts["seconds"] = round(counts["seconds"] + time.perf_counter() - started, 1)
+        record(counts)
+    return {**counts, "seed": seed, "items": COUNT, "unbroken_seconds": round(duration, 2)}
