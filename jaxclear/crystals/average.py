@@ -19,11 +19,11 @@ from jaxclear.crystals.cells import (
     LOWEST_STANDARD_GROUP,
     MIN_CLOUD,
     cluster,
+    in_standard_setting,
     nearest_neighbour_distance,
-    standard_cell,
     symmetry_dataset,
 )
-from jaxclear.crystals.idealise import idealised
+from jaxclear.crystals.idealise import idealised, lattice_rotations
 from jaxclear.crystals.motif import Motif
 from jaxclear.crystals.structures import Crystal
 
@@ -43,6 +43,10 @@ MOST_STRAIN = 0.0135
 """Greatest principal strain that idealising the lattice may take: what a strain of 1 % leaves beside its mean."""
 FEW_SITES = 8
 """A structure that is symmetric as given with no more atoms in its primitive cell is no damaged supercell."""
+BEYOND_TOLERANCE = 4.0
+"""Intensity, over that of atoms displaced by the tolerance along the wave, of a wave that no symmetry puts out."""
+SPANNING = 30
+"""Waves that are looked at for a basis of the reciprocal lattice."""
 NEARLY_ALL = 0.95
 """Part of the atoms on sites from which a structure that is symmetric as given is one with interstitials."""
 
@@ -116,11 +120,48 @@ def average_cell(structure: Crystal, *, symprec: float = 0.01) -> AverageCell | 
         return _from_cloud(structure)
     if not structure.pbc.all():
         return None
-    found = _from_diffraction(structure)
-    own = _as_given(structure, symprec)
+    waves = _diffraction(structure)
+    found = _from_diffraction(structure, waves)
+    own = _as_given(structure, symprec) if _may_be_symmetric(waves, symprec) else None
     if own is None or (found is not None and _explains(found, own, symprec)):
         return found
     return own
+
+
+class _Diffraction(NamedTuple):
+    """A structure's reduced cell, its nearest-neighbour distance, atoms of each species, and structure factors."""
+
+    cell: Float[np.ndarray, "3 3"]
+    d_nn: float
+    counts: Float[np.ndarray, " species"]
+    spectrum: lattices.Spectrum
+
+
+def _diffraction(structure: Crystal) -> _Diffraction:
+    cell = lattices.reduced(structure.cell) @ structure.cell
+    d_nn = motifs.spacing(structure, cell)
+    _, kinds = np.unique(structure.numbers, return_inverse=True)
+    # The box around a molecule or a slab has wave vectors without end.
+    most = (3 * MOST_WAVES * len(kinds) / (2 * np.pi * abs(np.linalg.det(cell)))) ** (1 / 3)
+    cutoff = min(CUTOFFS[0] / d_nn, most)
+    spectrum = lattices.spectrum(cell, structure.positions, kinds, structure.occupancies, cutoff=cutoff)
+    return _Diffraction(cell, d_nn, np.bincount(kinds, weights=structure.occupancies), spectrum)
+
+
+def _may_be_symmetric(waves: _Diffraction, symprec: float) -> bool:
+    """Whether a structure as given may have a group with axes: spares a symmetry search that ends with none.
+
+    Without a period shorter than the cell's, axes need a cell that has them. A period ``t`` puts out every wave with
+    ``G . t`` not whole: where those that are there span the whole reciprocal lattice there is none.
+    """
+    strain = symprec / float(np.linalg.norm(waves.cell, axis=1).min())
+    if len(lattice_rotations(waves.cell, strain)[0]) > 2:
+        return True
+    intensities = np.abs(waves.spectrum.amplitudes.sum(axis=0)) ** 2
+    tolerated = waves.counts.sum() * (2 * np.pi * waves.spectrum.lengths * symprec) ** 2
+    there = waves.spectrum.indices[intensities > BEYOND_TOLERANCE * tolerated][:SPANNING]
+    basis = lattices.hermite(there)
+    return len(basis) < 3 or abs(round(float(np.linalg.det(basis)))) != 1
 
 
 def _explains(found: AverageCell, own: AverageCell, symprec: float) -> bool:
@@ -131,23 +172,16 @@ def _explains(found: AverageCell, own: AverageCell, symprec: float) -> bool:
     return found.space_group >= LOWEST_STANDARD_GROUP and exact and not few
 
 
-def _from_diffraction(structure: Crystal) -> AverageCell | None:
+def _from_diffraction(structure: Crystal, waves: _Diffraction) -> AverageCell | None:
     """The average over the lattice of the Bragg peaks; of the cut-offs the first with a group that has axes."""
-    cell = lattices.reduced(structure.cell) @ structure.cell
-    d_nn = motifs.spacing(structure, cell)
-    _, kinds = np.unique(structure.numbers, return_inverse=True)
-    counts = np.bincount(kinds, weights=structure.occupancies)
-    # The box around a molecule or a slab has wave vectors without end.
-    most = (3 * MOST_WAVES * len(kinds) / (2 * np.pi * abs(np.linalg.det(cell)))) ** (1 / 3)
-    cutoff = min(CUTOFFS[0] / d_nn, most)
-    whole = lattices.spectrum(cell, structure.positions, kinds, structure.occupancies, cutoff=cutoff)
+    cell, d_nn, whole = waves.cell, waves.d_nn, waves.spectrum
     best = None
     for coherent_peak, cutoff in itertools.product(COHERENT_PEAKS, CUTOFFS):
-        waves = int(np.searchsorted(whole.lengths, cutoff / d_nn))
-        if waves < LEAST_WAVES:
+        count = int(np.searchsorted(whole.lengths, cutoff / d_nn))
+        if count < LEAST_WAVES:
             continue
-        part = lattices.Spectrum(whole.indices[:waves], whole.lengths[:waves], whole.amplitudes[:, :waves])
-        ratios, coherence = lattices.signal(part, counts)
+        part = lattices.Spectrum(whole.indices[:count], whole.lengths[:count], whole.amplitudes[:, :count])
+        ratios, coherence = lattices.signal(part, waves.counts)
         peaks = lattices.find_sublattice(part, ratios, coherence, coherent_peak=coherent_peak)
         if peaks is None or peaks.evidence < LEAST_EVIDENCE:
             continue
@@ -239,7 +273,7 @@ def standardised(structure: Crystal, motif: Motif, *, copies: int, evidence: flo
     return AverageCell(
         crystal=standard,
         space_group=int(dataset.number),
-        arrangement_group=_arrangement_group(cell, 1e-3 * d_nn),
+        arrangement_group=_arrangement_group(cell, 1e-3 * d_nn) if kinds.max() else int(dataset.number),
         sites=sites,
         occupancies=motif.weights[owners] / copies,
         spreads=np.sqrt(motif.variances[owners]),
@@ -320,7 +354,7 @@ def _as_given(structure: Crystal, symprec: float) -> AverageCell | None:
     dataset = symmetry_dataset(structure, symprec=symprec)
     if dataset is None or dataset.number < LOWEST_STANDARD_GROUP:
         return None
-    standard = standard_cell(structure, symprec=symprec).crystal
+    standard = in_standard_setting(structure, dataset)
     setting = Setting(np.array(dataset.transformation_matrix), np.array(dataset.origin_shift))
     count = len(structure.numbers)
     motif = Motif(
@@ -335,7 +369,7 @@ def _as_given(structure: Crystal, symprec: float) -> AverageCell | None:
     return AverageCell(
         crystal=standard,
         space_group=int(dataset.number),
-        arrangement_group=_arrangement_group(structure, symprec),
+        arrangement_group=_arrangement_group(structure, symprec) if np.ptp(structure.numbers) else int(dataset.number),
         sites=sites,
         occupancies=np.ones(len(sites)),
         spreads=np.zeros(len(sites)),

@@ -129,19 +129,23 @@ def standard_cell(crystal: Crystal, *, symprec: float = 0.01, angle_tolerance: f
     """
     if not crystal.pbc.all():
         return StandardCell(crystal, 0, "as given")
-    sites = occupied_sites(crystal)
-    dataset = _dataset(crystal, sites, symprec, angle_tolerance)
+    dataset = symmetry_dataset(crystal, symprec=symprec, angle_tolerance=angle_tolerance)
     number = 0 if dataset is None else int(dataset.number)
     if dataset is None or number < LOWEST_STANDARD_GROUP:
         return StandardCell(crystal, number, "as given")
+    return StandardCell(in_standard_setting(crystal, dataset), number, "standard")
+
+
+def in_standard_setting(crystal: Crystal, dataset: Any) -> Crystal:
+    """The idealised standard cell of a crystal, from its :func:`symmetry_dataset`."""
+    contents_of = occupied_sites(crystal).contents
     cell = np.array(dataset.std_lattice, dtype=np.float64)
     places = np.array(dataset.std_positions, dtype=np.float64) @ cell
-    contents = [sites.contents[kind - 1] for kind in dataset.std_types]
+    contents = [contents_of[kind - 1] for kind in dataset.std_types]
     index = np.repeat(np.arange(len(places)), [len(content) for content in contents])
     numbers = np.array([number for content in contents for number, _ in content], dtype=np.int32)
     occupancies = np.array([occupancy for content in contents for _, occupancy in content], dtype=np.float64)
-    standard = Crystal(cell, places[index], numbers, occupancies, crystal.pbc, crystal.name)
-    return StandardCell(standard, number, "standard")
+    return Crystal(cell, places[index], numbers, occupancies, crystal.pbc, crystal.name)
 
 
 def cluster(crystal: Crystal, *, min_atoms: int = 128) -> Crystal:
