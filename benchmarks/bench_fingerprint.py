@@ -1,23 +1,34 @@
-"""How much faster is the fingerprint kernel than NumPy in closed form, and than the obvious jitted JAX?
+"""How fast is the fingerprint, against NumPy, the obvious JAX, other packages, and the arithmetic that it needs?
 
-    python benchmarks/bench_fingerprint.py [--quick] [--json]
+    python benchmarks/bench_fingerprint.py [--quick | --full] [--json]
 
 Contenders, on the same padded atoms (aluminium, fcc, rattled by 0.05 Å, as many atoms as named):
 
-- numpy: float64, all kept pixels at once, one rotation after the other;
-- obvious: what one writes first in JAX: float32, six shots, ``jnp.cos`` and ``jnp.sin`` of a phase matrix, jit, vmap;
-- ours: ``jaxclear.crystals.fingerprint_kernel`` under jit.
+- numpy: float64, all kept pixels at once, one rotation after the other; timed on one structure;
+- obvious: what one writes first in JAX: float32, six shots, `jnp.cos` and `jnp.sin` of a phase matrix, jit, vmap;
+- jaxclear: `jaxclear.crystals.fingerprint_kernel` under jit.
 
-Before anything is timed both JAX versions must agree with NumPy to 1e-5 of the image's maximum. Contenders are timed in
-turn, so that a change in the machine's load meets both; the median and the spread (interquartile range over median) are
-printed, compile time apart. The last line is the whole way from ``Crystal`` objects: standard cell, cluster, padding
-and kernel.
+Both JAX versions must agree with NumPy to 1e-5 of the image's maximum before anything is timed. Beside them, because
+they compute something else and cannot agree:
+
+- freud: `DiffractionPattern`, the Fourier transform of a *histogram* of the projected positions: a flat Ewald sphere,
+  no form factors, positions rounded to the histogram's cells, periodic boxes only. The six views, 64² pixels, of a
+  cubic cell of as many atoms as the cluster, rounded up to whole cells;
+- pymatgen: `TEMCalculator`, which lists the reflections of an undamaged periodic cell in one zone: no finite cluster,
+  no shape of peaks, no background. The six zones of the conventional cell, whatever the number of atoms.
+
+How to read the table: `ms` is a structure; `times_numpy` and `times_obvious` say how much slower those are; `ops_cost`
+is the kernel's time over the measured time of as many multiply-adds in a polynomial of numbers in the cache, counted on
+the traced program (a multiplication and an addition are one): 1 would be a kernel of nothing but multiply-adds at the
+machine's rate; `_cpu` by the processor's time. The last rows go all the way from files: read, find the
+standard cell, cut the cluster, pad, and compute; `structures_s` is what a user sees.
 """
 
 import argparse
-import json
-import platform
-import time
+import pathlib
+import sys
+import tempfile
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -27,12 +38,24 @@ import numpy as np
 from ase.build import bulk
 from jaxtyping import Array, Float
 
-from jaxclear.crystals import PaddedAtoms, fingerprint, fingerprint_kernel, pad, prepare, read
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from benchmarks import timing
+from benchmarks.counting import operations
+from jaxclear.crystals import PaddedAtoms, fingerprint, fingerprint_kernel, members, pad, read, to_ase
+from jaxclear.crystals.cells import clusters_of
+from jaxclear.crystals.fingerprint import fingerprint_clusters
 from jaxclear.crystals.form_factors import form_factors
 
 TOLERANCE = 1e-5
 SIZES = (32, 128, 256, 2000)
-BATCHES = (1, 32)
+CHUNK = 256
+"""Structures in a call of the long batch."""
+COLUMNS = {
+    **{"atoms": "d", "batch": "d", "contender": "s", "ms": ".3f", "spread": ".0%", "structures_s": ".0f"},
+    **{"times_numpy": ".0f", "times_obvious": ".1f", "times_obvious_cpu": ".1f", "ops_cost": ".2f"},
+    **{"ops_cost_cpu": ".2f", "error": ".0e", "compile_s": ".1f"},
+}
 
 
 def geometry() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -47,7 +70,7 @@ def geometry() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return rows, columns, s[kept], (0.1 / length[kept]) ** 3
 
 
-ROWS, COLUMNS, WAVE_VECTORS, SOLID_ANGLE = geometry()
+PIXEL_X, PIXEL_Y, WAVE_VECTORS, SOLID_ANGLE = geometry()
 FORM_FACTORS = form_factors(np.arange(99), np.linalg.norm(WAVE_VECTORS, axis=-1))
 
 
@@ -76,7 +99,7 @@ def closed_form(atoms: PaddedAtoms) -> np.ndarray:
         for axis in range(3):
             for matrix in ROTATIONS[axis]:
                 factor = np.sum(weights * np.exp(-2j * np.pi * (positions @ matrix.T @ WAVE_VECTORS.T)), axis=0)
-                images[row, ROWS, COLUMNS, axis] += np.abs(factor) ** 2 * SOLID_ANGLE
+                images[row, PIXEL_X, PIXEL_Y, axis] += np.abs(factor) ** 2 * SOLID_ANGLE
         images[row] /= images[row].max()
     return images
 
@@ -88,17 +111,14 @@ def obvious(positions: Array, species: Array, occupancies: Array) -> Float[Array
     weights = jnp.asarray(FORM_FACTORS, jnp.float32)[species] * occupancies[:, None]
     channels = []
     for axis in range(3):
-        total = jnp.zeros(len(ROWS))
+        total = jnp.zeros(len(PIXEL_X))
         for matrix in ROTATIONS[axis]:
             turned = positions @ jnp.asarray(matrix.T, jnp.float32)
             phase = 2 * jnp.pi * (turned @ jnp.asarray(WAVE_VECTORS.T, jnp.float32))
             total += jnp.sum(weights * jnp.cos(phase), axis=0) ** 2 + jnp.sum(weights * jnp.sin(phase), axis=0) ** 2
         channels.append(total * jnp.asarray(SOLID_ANGLE, jnp.float32))
-    image = jnp.zeros((64, 64, 3)).at[ROWS, COLUMNS].set(jnp.stack(channels, axis=-1))
+    image = jnp.zeros((64, 64, 3)).at[PIXEL_X, PIXEL_Y].set(jnp.stack(channels, axis=-1))
     return image / image.max()
-
-
-ours = jax.jit(fingerprint_kernel)
 
 
 def atoms_of(count: int, batch: int) -> PaddedAtoms:
@@ -117,96 +137,150 @@ def atoms_of(count: int, batch: int) -> PaddedAtoms:
     return pad(clusters)
 
 
-def measure(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
-    """Median and spread in seconds of each contender, called in turn and waited for."""
-    times = {name: [] for name in contenders}
-    for _ in range(repeats):
-        for name, call in contenders.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            times[name].append(time.perf_counter() - start)
-    quartiles = {name: np.percentile(values, [25, 50, 75]) for name, values in times.items()}
-    return {name: {"median": q[1], "spread": (q[2] - q[0]) / q[1]} for name, q in quartiles.items()}
+def polynomial(x: Float[Array, " n"]) -> Float[Array, " n"]:
+    """As many multiply-adds a number as `_STEPS`, one after the other, as in Horner's scheme."""
+    value = x
+    for _ in range(_STEPS):
+        value = value * x + 0.5
+    return value
 
 
-def compiled_in(function: Any, atoms: PaddedAtoms) -> float:
-    """Seconds to trace and compile."""
-    function.clear_cache()
-    start = time.perf_counter()
-    function.lower(*map(jnp.asarray, atoms)).compile()
-    return time.perf_counter() - start
+_STEPS = 256
 
 
-def bench_kernel(count: int, batch: int, repeats: int) -> dict[str, Any]:
-    """One row: so many atoms a structure, so many structures a call."""
-    atoms = atoms_of(count, batch)
+def multiply_adds(count: int) -> int:
+    """Returns how many multiply-adds one fingerprint of so many atoms takes, from the traced program."""
+    shapes = [jax.ShapeDtypeStruct((count, 3), jnp.float32), jax.ShapeDtypeStruct((count,), jnp.int32)]
+    found = operations(fingerprint_kernel, *shapes, jax.ShapeDtypeStruct((count,), jnp.float32))
+    return found.multiply_adds + found.elementwise // 2
+
+
+def others(count: int) -> dict[str, Callable[[], Any]]:
+    """Returns what other packages compute of a structure like ours, where they are installed."""
+    found: dict[str, Callable[[], Any]] = {}
+    side = int(np.ceil((count / 4) ** (1 / 3)))
+    cell = bulk("Al", cubic=True).repeat(side)
+    cell.rattle(0.05, seed=0)
+    try:
+        import freud  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        print(f"freud is left out: {error}", file=sys.stderr)
+    else:
+        from scipy.spatial.transform import Rotation
+
+        views = [Rotation.from_matrix(matrix).as_quat(scalar_first=True) for matrix in ROTATIONS.reshape(-1, 3, 3)]
+        box = freud.box.Box.cube(cell.cell.lengths()[0])
+        points = cell.positions - cell.cell.lengths() / 2
+
+        def patterns() -> None:
+            for view in views:
+                pattern = freud.diffraction.DiffractionPattern(grid_size=64, output_size=64)
+                pattern.compute((box, points), view_orientation=view).diffraction  # noqa: B018
+
+        found["freud"] = patterns
+    found["pymatgen"] = _pymatgen()
+    return found
+
+
+def _pymatgen() -> Callable[[], Any]:
+    from pymatgen.analysis.diffraction.tem import TEMCalculator
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    structure: Any = AseAtomsAdaptor.get_structure(bulk("Al", cubic=True))  # pyright: ignore[reportArgumentType]
+    zones = ((0, 1, 1), (0, 1, -1), (1, 0, 1), (1, 0, -1), (0, 0, 1), (0, 0, 1))
+    calculators = [TEMCalculator(beam_direction=zone) for zone in zones]
+
+    def reflections() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for calculator in calculators:
+                calculator.get_pattern(structure)
+
+    return reflections
+
+
+def bench_kernel(count: int, batch: int, *, rounds: int, budget: float) -> list[timing.Row]:
+    """Returns one row a contender: so many atoms a structure, so many structures in a row.
+
+    Raises:
+        Disagreement: a kernel differs from NumPy; nothing was timed.
+    """
+    atoms = atoms_of(count, min(batch, CHUNK))
     device = tuple(map(jnp.asarray, atoms))
+    calls = -(-batch // CHUNK)
     few = PaddedAtoms(*(v[:2] for v in atoms))
     expected = closed_form(few)
-    errors = {}
-    for name, function in (("obvious", obvious), ("ours", ours)):
-        errors[name] = float(np.abs(np.asarray(function(*device))[:2] - expected).max())
-        if errors[name] > TOLERANCE:
-            raise RuntimeError(f"{name}: expected agreement to {TOLERANCE}, got {errors[name]}; nothing was timed")
-    result = measure({"obvious": lambda: obvious(*device), "ours": lambda: ours(*device)}, repeats)
-    result |= measure({"numpy": lambda: closed_form(PaddedAtoms(*(v[:1] for v in atoms)))}, max(2, repeats // 4))
-    per_structure = {name: value["median"] / (1 if name == "numpy" else batch) for name, value in result.items()}
-    return {
-        "atoms": count,
-        "padded": atoms.positions.shape[1],
-        "batch": batch,
-        "ms": {name: 1e3 * seconds for name, seconds in per_structure.items()},
-        "spread": {name: value["spread"] for name, value in result.items()},
-        "ratio": {name: per_structure[name] / per_structure["ours"] for name in ("numpy", "obvious")},
-        "error": errors,
-        "compile_s": {"obvious": compiled_in(obvious, atoms), "ours": compiled_in(ours, atoms)},
+    kernels, seconds, errors = {}, {}, {}
+    for name, function in (("jaxclear", fingerprint_kernel), ("obvious", obvious)):
+        kernels[name], seconds[name] = timing.compiled(function, *device)
+        found = np.asarray(kernels[name](*device))[:2]
+        errors[name] = timing.assert_agreement(f"{name}, {count} atoms", found, expected, tolerance=TOLERANCE)
+    numbers = jnp.linspace(0, 0.5, 2**16)
+    arithmetic, _ = timing.compiled(polynomial, numbers)
+    single = PaddedAtoms(*(v[:1] for v in atoms))
+    contenders: dict[str, Callable[[], Any]] = {
+        name: lambda kernel=kernel: [kernel(*device) for _ in range(calls)] for name, kernel in kernels.items()
     }
-
-
-def bench_end_to_end(repeats: int) -> dict[str, Any]:
-    """Structures a second from ``Crystal`` objects to images, and the share of the preparation."""
-    crystals = read([bulk(symbol).repeat(2) for symbol in ("Cu", "Fe", "Si", "Ti", "Po", "In", "Bi", "Al") * 8])
-    fingerprint(crystals)
-    result = measure({"all": lambda: fingerprint(crystals), "preparation": lambda: prepare(crystals)}, repeats)
-    return {
-        "structures": len(crystals),
-        "ms": {name: 1e3 * value["median"] / len(crystals) for name, value in result.items()},
-        "per_second": len(crystals) / result["all"]["median"],
-    }
-
-
-def main() -> None:
-    """Run all rows and print them."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--quick", action="store_true", help="fewer sizes and repeats")
-    arguments = parser.parse_args()
-    sizes, repeats = ((32, 128), 4) if arguments.quick else (SIZES, 12)
+    contenders |= {"arithmetic": lambda: arithmetic(numbers)}
+    if batch == 1:
+        contenders |= {"numpy": lambda: closed_form(single), **others(count)}
+    times = timing.alternate(contenders, rounds=rounds, budget=budget)
+    needed = multiply_adds(atoms.positions.shape[1]) / (len(numbers) * _STEPS)
+    arithmetic_time = times.pop("arithmetic")
+    made = {name: calls * len(atoms.species) if name in kernels else 1 for name in times}
     rows = []
-    for count in sizes:
-        for batch in BATCHES:
+    for name, took in times.items():
+        row: timing.Row = {"atoms": count, "batch": made[name], "contender": name, "rounds": took.rounds}
+        row |= {"ms": 1e3 * took.median / made[name], "spread": took.spread, "structures_s": made[name] / took.median}
+        if name == "jaxclear":
+            row["times_numpy"] = None if batch > 1 else times["numpy"].median / took.median
+            row["times_obvious"] = times["obvious"].median / took.median
+            row["times_obvious_cpu"] = times["obvious"].processor / took.processor
+            row["ops_cost"] = took.median / made[name] / (needed * arithmetic_time.median)
+            row["ops_cost_cpu"] = took.processor / made[name] / (needed * arithmetic_time.processor)
+        rows.append(row | {"error": errors.get(name), "compile_s": seconds.get(name)})
+    return rows
+
+
+def bench_files(count: int, *, rounds: int) -> list[timing.Row]:
+    """Returns structures a second from CIF files to fingerprints, and of each step alone."""
+    from ase.io import write
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [pathlib.Path(folder) / f"{number}.cif" for number in range(count)]
+        for file, crystal in zip(files, members(count).crystals, strict=True):
+            write(file, to_ase(crystal))
+        crystals = read(files)
+        clusters = clusters_of(crystals)
+        steps = {
+            "from files": lambda: fingerprint(files),
+            "reading": lambda: read(files),
+            "standard cells and clusters": lambda: clusters_of(crystals),
+            "padding and kernel": lambda: fingerprint_clusters(clusters),
+        }
+        times = timing.alternate(steps, rounds=rounds)
+    return [
+        {"batch": count, "contender": name, "ms": 1e3 * took.median / count, "spread": took.spread}
+        | {"structures_s": count / took.median, "rounds": took.rounds}
+        for name, took in times.items()
+    ]
+
+
+def measure(options: argparse.Namespace) -> list[timing.Row]:
+    """Returns the rows of all sizes and batches, then those from files."""
+    rows = []
+    for count in (32, 128) if options.quick else SIZES:
+        for batch in (1, 32) if options.quick else (1, 32, 10_000 if options.full else 1024):
             slow = count * batch > 10_000
-            rows.append(bench_kernel(count, 8 if slow and batch > 8 else batch, 3 if slow else repeats))
-    total = bench_end_to_end(max(3, repeats // 3))
-    device = jax.devices()[0]
-    where = {"device": f"{device.platform}: {device.device_kind}", "jax": jax.__version__, "host": platform.machine()}
-    if arguments.json:
-        print(json.dumps({"where": where, "kernel": rows, "end_to_end": total}, indent=1))
-        return
-    print(where)
-    print("atoms batch |  ms a structure: numpy  obvious    ours (spread) | numpy/ours obvious/ours | error  compile s")
-    for row in rows:
-        ms, ratio = row["ms"], row["ratio"]
-        print(
-            f"{row['atoms']:5d} {row['batch']:5d} | {ms['numpy']:22.1f} {ms['obvious']:8.2f} {ms['ours']:7.3f} "
-            f"({row['spread']['ours']:4.0%})  | {ratio['numpy']:10.0f} {ratio['obvious']:12.1f} | "
-            f"{row['error']['ours']:.0e} {row['compile_s']['ours']:5.2f}"
-        )
-    print(
-        f"end to end: {total['per_second']:.0f} structures a second, {total['ms']['all']:.2f} ms each, "
-        f"of which preparation {total['ms']['preparation']:.2f} ms"
-    )
+            rows += bench_kernel(count, batch, rounds=3 if slow or options.quick else 12, budget=20)
+            print(f"{count} atoms, batch {batch}: done", file=sys.stderr)
+    return rows + bench_files(64 if options.quick else 512, rounds=3 if options.quick else 7)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what to measure."""
+    parser.add_argument("--full", action="store_true", help="batches of 10,000 structures")
 
 
 if __name__ == "__main__":
-    main()
+    timing.command(__doc__, measure, COLUMNS, add=add_options)

@@ -76,10 +76,11 @@ def alternate(
             begun, busy = time.perf_counter(), time.process_time()
             jax.block_until_ready(call())
             times[name].append((time.perf_counter() - begun, time.process_time() - busy))
-    return {name: _summary(np.array(values)) for name, values in times.items()}
+    return {name: summary(np.array(values)) for name, values in times.items()}
 
 
-def _summary(values: Float[np.ndarray, "rounds 2"]) -> Timing:
+def summary(values: Float[np.ndarray, "rounds 2"]) -> Timing:
+    """Returns the figures of rounds that took so many seconds, and so many of the processor's."""
     median, low, high = np.percentile(values[:, 0], [50, 25, 75]).tolist()
     return Timing(median, low, high, float(np.median(values[:, 1])), len(values))
 
