@@ -42,12 +42,13 @@ class Checkpoints:
         folder: Made if it is not there.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, keep_all: bool = False) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, keep_all: bool = False, read_only: bool = False) -> None:
         """Opens the folder.
 
         Args:
             folder: The folder.
             keep_all: Whether older states stay when a new one is saved.
+            read_only: Whether nothing is to be saved, nor cleared of what a kill left behind.
 
         Raises:
             WeightsError: The place is taken by something that is not a folder of states.
@@ -68,7 +69,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if keep_all else 1,
             enable_async_checkpointing=False,
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "document"))
 
@@ -129,7 +130,7 @@ def kept(folder: str | os.PathLike[str]) -> Iterator[Kept]:
     """
     if not Path(folder).is_dir():
         raise WeightsError(f"expected a folder of checkpoints, got none at {os.fspath(folder)!r}")
-    with Checkpoints(folder, keep_all=True) as checkpoints:
+    with Checkpoints(folder, keep_all=True, read_only=True) as checkpoints:
         for step in checkpoints.steps():
             state = checkpoints.load(step).state
             yield Kept(step, {"params": state["params"], **state.get("statistics", {})})
