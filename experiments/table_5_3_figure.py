@@ -22,7 +22,7 @@ _LINES = {
 def dress(axis: "Axes") -> None:
     """Gives an axis the dark ground of the project's pictures."""
     axis.set_facecolor(BACKGROUND)
-    axis.tick_params(colors=MUTED, labelsize=8.5)
+    axis.tick_params(which="both", colors=MUTED, labelsize=8.5)
     axis.grid(color=FRAME, linewidth=0.5)
     for spine in axis.spines.values():
         spine.set_color(FRAME)
