@@ -21,6 +21,7 @@ from jaxtyping import Float, Int, UInt8
 from jaxclear.dataset.encoding import no_class
 from jaxclear.dataset.reading import StoredDataset, open_store
 from jaxclear.palettes import legible
+from jaxclear.report_tables import Counts, counts_of, strongest, summary
 
 __all__ = ["ReportSize", "write"]
 
@@ -29,9 +30,6 @@ _MOST_BYTES = 96 * 2**20
 _LEAST_SIDE = 40
 _MOST_MAPS = 20
 _TOP_MAPS = 10
-_MOST_ROWS = 40
-_MOST_SHARES = 3
-_CHUNK = 2**16
 
 Images = Callable[[Int[np.ndarray, " n"]], Float[np.ndarray, "n H W C"]]
 Responses = Callable[[Float[np.ndarray, "n H W C"]], Float[np.ndarray, "K n H W"]]
@@ -43,19 +41,6 @@ class ReportSize(NamedTuple):
     items: int
     reduction: int
     bytes: int
-
-
-class _Counts(NamedTuple):
-    """Numbers of the whole store."""
-
-    valid: int
-    labelled: int
-    right: int
-    disagreeing: int
-    confusion: Int[np.ndarray, "K K"]
-    predicted: Int[np.ndarray, " K"]
-    shares: Float[np.ndarray, "K K"]
-    """Mean share of all pixels that each class dominates, by predicted class."""
 
 
 def write(
@@ -93,7 +78,7 @@ def write(
         raise ValueError(f"expected a store of two-dimensional CLEAR maps, got arrays {', '.join(store.keys())}")
     count = store["class_scores"].shape[1]
     names = store.class_names or tuple(map(str, range(count)))
-    found = _count(store, count)
+    found = counts_of(store, count)
     chosen = _choose(store, items, labelled=found.labelled > 0)
     if not len(chosen):
         raise ValueError(f"expected a store with explained items, got {len(store)} items and none of them explained")
@@ -112,12 +97,13 @@ def write(
         "bytes": planes.bytes_an_item(step),
         "block": _BLOCK,
         "flip": not upper,
+        "verdicts": [word for word, number in found.verdicts.items() if number],
         "items": rows,
     }
     page = string.Template((resources.files("jaxclear") / "report.html").read_text("utf-8")).substitute(
         title=html.escape(title or f"CLEAR maps of {store.path.name}"),
         subtitle=html.escape(_subtitle(store)),
-        summary=_summary(store, found, names),
+        summary=summary(store, found, names),
         shown=html.escape(_shown(len(chosen), found, step, planes)),
         heat_key="Heat map: black, red, yellow, white for the predicted class where it wins, green where another does."
         if planes.maps
@@ -127,26 +113,6 @@ def write(
     )
     Path(out).write_text(page, encoding="utf-8")
     return ReportSize(len(chosen), step, Path(out).stat().st_size)
-
-
-def _count(store: StoredDataset, count: int) -> _Counts:
-    """Goes through the small arrays of all items."""
-    confusion, shares = np.zeros((count, count), np.int64), np.zeros((count, count))
-    predicted = np.zeros(count, np.int64)
-    disagreeing = 0
-    arrays = [store[name] for name in ("valid", "label", "predicted_class", "prevailing_class", "pixel_share")]
-    for start in range(0, len(store), _CHUNK):
-        valid, *others = (array[start : start + _CHUNK] for array in arrays)
-        label, guess, prevailing, share = (values[valid] for values in others)
-        guess = guess.astype(np.int64)
-        known = (label >= 0) & (label < count)
-        np.add.at(confusion, (label[known], guess[known]), 1)
-        np.add.at(predicted, guess, 1)
-        np.add.at(shares, guess, share.astype(np.float64))
-        disagreeing += int((prevailing != guess).sum())
-    right = int(np.trace(confusion))
-    mean = shares / np.maximum(predicted, 1)[:, None]
-    return _Counts(int(predicted.sum()), int(confusion.sum()), right, disagreeing, confusion, predicted, mean)
 
 
 def _choose(store: StoredDataset, most: int, *, labelled: bool) -> Int[np.ndarray, " n"]:
@@ -207,7 +173,8 @@ class _Planes:
         classes = store["dominant_class"][part]
         value = _bytes(store["dominant_response"][part].astype(np.float32), 255)
         scores = store["class_scores"][part].astype(np.float64)
-        odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+        confidence = _confidence(store, part, scores)
+        crystals = _crystals(store, part)
         shares, labels = store["pixel_share"][part].astype(float), store["label"][part].tolist()
         predicted, prevailing = store["predicted_class"][part].tolist(), store["prevailing_class"][part].tolist()
         names = store["item_id"][part]
@@ -220,10 +187,10 @@ class _Planes:
                 "label": labels[k],
                 "predicted": predicted[k],
                 "prevailing": prevailing[k],
-                "confidence": round(float(odds[k].max() / odds[k].sum()), 6),
-                "shares": [[int(c), round(float(shares[k, c]), 4)] for c in _strongest(shares[k])],
+                "confidence": round(float(confidence[k]), 6),
+                "shares": [[int(c), round(float(shares[k, c]), 4)] for c in strongest(shares[k])],
             }
-            row |= {} if listed is None else {"classes": listed}
+            row |= crystals[k] | ({} if listed is None else {"classes": listed})
             item = [] if pictures is None else [_shrunk(np.round(255 * pictures[k].clip(0, 1)).astype(np.uint8), step)]
             item += [_shrunk(local, step), _shrunk(value[k], step)]
             if pictures is not None and self._responses is not None:
@@ -259,6 +226,28 @@ class _Planes:
         return colours.astype(int).tolist()
 
 
+def _confidence(
+    store: StoredDataset, part: Int[np.ndarray, " n"], scores: Float[np.ndarray, "n K"]
+) -> Float[np.ndarray, " n"]:
+    """The probability of the predicted class: calibrated where the store has that, or else a softmax."""
+    if "probabilities" in store:
+        return store["probabilities"][part].max(axis=1)
+    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return odds.max(axis=1) / odds.sum(axis=1)
+
+
+def _crystals(store: StoredDataset, part: Int[np.ndarray, " n"]) -> list[dict[str, Any]]:
+    """What is told of crystals only: the verdict, the space group of the averaged lattice, how that was found."""
+    told: list[dict[str, Any]] = [{} for _ in part]
+    if "verdict" in store:
+        words = store.value_names["verdict"]
+        told = [{"verdict": words[number]} for number in store["verdict"][part].tolist()]
+    if "space_group" in store and "recovered" in store:
+        both = zip(store["space_group"][part].tolist(), store["recovered"][part].tolist(), strict=True)
+        told = [row | {"group": group, "recovered": again} for row, (group, again) in zip(told, both, strict=True)]
+    return told
+
+
 def _localised(classes: Int[np.ndarray, "H W"]) -> tuple[UInt8[np.ndarray, "H W"], list[int] | None]:
     """Classes as bytes, 255 for none; of many classes, numbers in a list of those that occur."""
     if classes.dtype == np.uint8:
@@ -281,11 +270,6 @@ def _shrunk(plane: UInt8[np.ndarray, "H W ..."], step: int) -> UInt8[np.ndarray,
     return plane[::step, ::step]
 
 
-def _strongest(shares: Float[np.ndarray, " K"]) -> list[int]:
-    order = np.argsort(-shares, kind="stable")[:_MOST_SHARES]
-    return [int(k) for k in order if shares[k] >= 0.005]
-
-
 def _subtitle(store: StoredDataset) -> str:
     made, notes = store.manifest, store.manifest["explanation"]
     words = [f"{what} {notes[what]}" for what in ("model", "rule") if what in notes]
@@ -295,7 +279,7 @@ def _subtitle(store: StoredDataset) -> str:
     return " · ".join([*words, versions])
 
 
-def _shown(count: int, found: _Counts, step: int, planes: _Planes) -> str:
+def _shown(count: int, found: Counts, step: int, planes: _Planes) -> str:
     words = f"{count:,} of {found.valid:,} explained items"
     if count < found.valid:
         kind = "wrongly predicted ones" if found.labelled else "ones whose prediction is not the class of most pixels"
@@ -303,84 +287,3 @@ def _shown(count: int, found: _Counts, step: int, planes: _Planes) -> str:
     words += f"; every {step}th pixel in each direction" if step > 1 else ""
     words += "" if planes.channels else "; the source was not at hand, so there are no images"
     return words + "."
-
-
-def _summary(store: StoredDataset, found: _Counts, names: Sequence[str]) -> str:
-    failures = store.failures()
-    counts = [("items", f"{len(store):,}"), ("explained", f"{found.valid:,}"), ("failures", f"{len(failures):,}")]
-    counts += [("not done yet", f"{store.missing:,}")] if store.missing else []
-    if found.labelled:
-        counts.append(("accuracy", f"{100 * found.right / found.labelled:.2f} %"))
-    if found.valid:
-        counts.append(("prediction ≠ class of most pixels", f"{100 * found.disagreeing / found.valid:.1f} %"))
-    parts = ['<dl class="counts">']
-    parts += [f"<div><dt>{html.escape(what)}</dt><dd>{value}</dd></div>" for what, value in counts]
-    parts.append("</dl>")
-    if failures:
-        parts.append("<details><summary>Items that could not be used</summary><ul>")
-        parts += [f"<li>{html.escape(name)}: {html.escape(reason)}</li>" for _, name, reason in failures[:50]]
-        parts += [f"<li>and {len(failures) - 50:,} more</li>"] if len(failures) > 50 else []
-        parts.append("</ul></details>")
-    if found.labelled:
-        parts.append(_confusion(found, names))
-    return "\n".join([*parts, _shares(found, names)])
-
-
-def _confusion(found: _Counts, names: Sequence[str]) -> str:
-    matrix = found.confusion
-    heading = "<h2>Confusion matrix</h2>"
-    if len(names) > _MOST_ROWS:
-        wrong = matrix - np.diag(np.diag(matrix))
-        pairs = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_ROWS]
-        rows = [(t, p, wrong[t, p]) for t, p in (divmod(int(k), len(names)) for k in pairs) if wrong[t, p]]
-        body = "".join(
-            f'<tr><th scope="row">{html.escape(names[t])}</th><td>{html.escape(names[p])}</td><td>{n:,}</td></tr>'
-            for t, p, n in rows
-        )
-        head = '<tr><th scope="col">true</th><th scope="col">predicted</th><th scope="col">items</th></tr>'
-        return f"{heading}<table><caption>The most frequent mistakes</caption>{head}{body}</table>"
-    top = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
-    body = []
-    for true, name in enumerate(names):
-        total = max(int(matrix[true].sum()), 1)
-        cells = []
-        for guess, other in enumerate(names):
-            number = int(matrix[true, guess])
-            if not number:
-                cells.append('<td class="none">0</td>')
-                continue
-            told = html.escape(f"{number} items of class {name} predicted as {other}: show them")
-            share = 0.15 + 0.6 * number / total
-            cells.append(
-                f'<td class="{"right" if true == guess else "other"}"><button type="button" data-label="{true}" '
-                f'data-predicted="{guess}" style="--share:{share:.2f}" aria-label="{told}">{number:,}</button></td>'
-            )
-        body.append(f'<tr><th scope="row">{html.escape(name)}</th>{"".join(cells)}</tr>')
-    caption = "Rows: true class; columns: predicted class. A number shows its items in the gallery."
-    table = f'<table class="confusion"><caption>{caption}</caption><tr><td></td>{top}</tr>{"".join(body)}</table>'
-    return f'{heading}<div class="scroll">{table}</div>'
-
-
-def _shares(found: _Counts, names: Sequence[str]) -> str:
-    """The table of the classes' shares of the pixels."""
-    colours = (255 * legible(len(names))).round().astype(int).tolist()
-    order = [int(k) for k in np.argsort(-found.predicted, kind="stable")[:_MOST_ROWS] if found.predicted[k]]
-    rows = []
-    for k in sorted(order):
-        responding = found.shares[k].sum()
-        share = found.shares[k] / max(responding, 1e-9)
-        bars = "".join(
-            f'<i style="width:{100 * share[c]:.2f}%;background:rgb({",".join(map(str, colours[c]))})"></i>'
-            for c in np.flatnonzero(share >= 0.002).tolist()
-        )
-        words = ", ".join(f"{names[c]} {100 * share[c]:.1f} %" for c in _strongest(share)) or "none"
-        rows.append(
-            f'<tr><th scope="row">{html.escape(names[k])}</th><td>{found.predicted[k]:,}</td>'
-            f"<td>{100 * responding:.1f} %</td><td>{100 * share[k]:.1f} %</td>"
-            f'<td class="bar"><div class="stack" role="img" aria-label="{html.escape(words)}">{bars}</div></td></tr>'
-        )
-    heads = ("predicted", "items", "dominated by any", "of these by its own", "by each class")
-    head = "<tr>" + "".join(f'<th scope="col">{words}</th>' for words in heads) + "</tr>"
-    caption = "Pixels that a class dominates, mean over the items predicted as a class."
-    table = f"<table><caption>{caption}</caption>{head}{''.join(rows)}</table>"
-    return f'<h2>Dominant pixels</h2><div class="scroll">{table}</div>'

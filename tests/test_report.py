@@ -235,3 +235,48 @@ def test_stores_that_have_no_maps_are_refused(tmp_path):
     explain_dataset(lambda w, x: x.mean((1, 2)), {}, np.ones((3, 4, 4, 1), np.float32), tmp_path / "s", **options)
     with pytest.raises(ValueError, match="two-dimensional CLEAR maps"):
         report.write(tmp_path / "s", tmp_path / "page.html")
+
+
+@pytest.fixture(scope="module")
+def crystals(data, tmp_path_factory):
+    """The page of a store with what is kept of crystals: every third is outside, every second found under damage."""
+
+    def judged(weights, images):
+        number = jnp.round(images[:, 0, 0, 0]).astype(jnp.int32)
+        odds = jnp.full((len(images), CLASSES), 0.02).at[:, 1].set(0.82)
+        told = {"verdict": (number % 3 == 0).astype(jnp.uint8), "recovered": number % 2 == 0}
+        return {
+            "clear": explain(weights, images / 30),
+            "probabilities": odds,
+            "space_group": (200 + number).astype(jnp.uint8),
+            **told,
+        }
+
+    folder = tmp_path_factory.mktemp("crystals")
+    images = np.broadcast_to(np.arange(30, dtype=np.float32)[:, None, None, None], (30, SIDE, SIDE, 1))
+    names = {"verdict": ("member", "outside")}
+    explain_dataset(judged, spots(), images, folder / "store", value_names=names, log=lambda event: None)
+    report.write(folder / "store", folder / "page.html")
+    return folder / "page.html"
+
+
+def test_the_verdict_on_crystals(crystals):
+    text = crystals.read_text()
+    assert "<dt>verdict: member</dt><dd>20</dd>" in text
+    assert "<dt>verdict: outside</dt><dd>10</dd>" in text
+    meta = json.loads(re.search(r'id="meta">(.*?)</script>', text, re.S).group(1))
+    assert meta["verdicts"] == ["member", "outside"]
+    assert [item["verdict"] for item in meta["items"][:4]] == ["outside", "member", "member", "outside"]
+    assert [(item["group"], item["recovered"]) for item in meta["items"][:2]] == [(200, True), (201, False)]
+    assert {item["confidence"] for item in meta["items"]} == {0.82}
+
+
+@needs_browser
+def test_the_verdict_is_a_filter_where_there_is_one(browser, page, crystals):
+    browser.open(page)
+    assert browser.evaluate("getComputedStyle(get('verdicts')).display") == "none"
+    browser.open(crystals)
+    assert "space group 200, recovered under damage" in browser.evaluate("get('gallery').textContent")
+    browser.evaluate("get('verdict').value = 'outside'; get('filters').dispatchEvent(new Event('input'))")
+    browser.wait("document.getElementById('status').textContent.startsWith('10 of 30')")
+    assert not browser.complaints()

@@ -243,19 +243,20 @@ def _new(call: _Call, keep: dict[str, Any], source_identity: dict[str, Any]) -> 
     shapes = [(field.shape, np.dtype(field.dtype).itemsize) for field in fields]
     unit = default_unit(count, shapes) if call.unit == "auto" else int(call.unit)
     most = min(unit, count)
-    batch = _chosen_batch(call, item, fields, most) if call.batch == "auto" else min(int(call.batch), most)
+    batch = _chosen_batch(call, item, fields, most, unit) if call.batch == "auto" else min(int(call.batch), most)
     wanted = _identity(call, item, batch, unit, source_identity)
     return Layout(count, unit, fields), {**wanted, **keep, "first": first}
 
 
-def _chosen_batch(call: _Call, item: Item, fields: Sequence[Field], most: int) -> int:
+def _chosen_batch(call: _Call, item: Item, fields: Sequence[Field], most: int, unit: int) -> int:
     leaves = jax.tree.leaves(item.value)
     pixels = max(
         [int(np.prod(leaf.shape[:-1])) for leaf in leaves]
         + [int(np.prod(field.shape)) for field in fields if field.name == "dominant_class"]
     )
     device = call.program.mesh.devices.flat[0]
-    batch = choose_batch(lambda size: call.program.memory(item.value, size), pixels, most, device)
+    rows = unit * sum(int(np.prod(field.shape)) * np.dtype(field.dtype).itemsize for field in fields)
+    batch = choose_batch(lambda size: call.program.memory(item.value, size), pixels, most, device, rows=rows)
     call.tell("batch", batch=batch, bytes=call.program.memory(item.value, batch), device=device.device_kind)
     return batch
 

@@ -224,3 +224,50 @@ def test_the_description_is_the_same_in_another_process():
         print(describe(explain, WEIGHTS, np.zeros((SIZE, SIZE, 1), np.float32), 2))
     """
     assert python(code, devices=1).strip() == str(here)
+
+
+def group(folder, limit, used, cached, names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in zip((*names, "memory.stat"), (limit, used, f"anon 5\ninactive_file {cached}"), strict=True):
+        (folder / name).write_text(f"{value}\n")
+
+
+def test_limits_of_control_groups_and_of_their_parents(tmp_path):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("5:cpu:/x\n4:memory:/jobs/7\n0::/slice/job\n")
+    one, two = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")
+    group(tmp_path / "sys/fs/cgroup/memory/jobs", 100, 60, 20, one)
+    group(tmp_path / "sys/fs/cgroup/memory/jobs/7", 2**63, 50, 0, one)
+    group(tmp_path / "sys/fs/cgroup/slice", 500, 100, 30, two)
+    group(tmp_path / "sys/fs/cgroup/slice/job", "max", 90, 0, two)
+    assert sorted(memory._control_groups(tmp_path)) == [60, 430, 2.0**63 - 50]
+    assert list(memory._control_groups(tmp_path / "nothing")) == []
+
+
+def test_results_that_wait_on_the_host_take_part_of_a_cpus_memory(monkeypatch):
+    monkeypatch.setattr(memory, "_host_memory", lambda: 2e9)
+    device = jax.devices()[0]
+    assert memory.choose_batch(lambda batch: batch * 1_000_000, 1, 4096, device) == 256
+    assert memory.choose_batch(lambda batch: batch * 1_000_000, 1, 4096, device, rows=10**9) == 128
+
+
+def test_an_address_space_that_ends_is_never_exceeded(tmp_path):
+    code = """
+        import pathlib, resource, sys, jax, jax.numpy as jnp, numpy as np
+        from jaxclear.dataset import explain_dataset, open_store
+
+        def hungry(weights, images):  # 20 MB an item, which no fusion saves
+            many = images.reshape(len(images), 64)[:, :, None] * weights
+            return {"spectrum": jnp.abs(jnp.fft.rfft(many.reshape(len(images), -1), axis=1))[:, ::100_000]}
+
+        images = np.random.default_rng(0).random((70, 8, 8, 1), np.float32)
+        weights = jnp.linspace(0, 1, 40_000)
+        jax.jit(hungry)(weights, images[:1])["spectrum"].block_until_ready()
+        size = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 3 * 2**29, size + 3 * 2**29))
+        done = explain_dataset(hungry, weights, images, sys.argv[1], unit=64, log=print)
+        assert (done.items, done.failed, done.missing) == (70, 0, 0), done
+        assert 1 < done.batch < 64, done
+        assert open_store(sys.argv[1])["spectrum"][:].all()
+    """
+    print(python(code, tmp_path / "store", devices=1))

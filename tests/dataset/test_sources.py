@@ -1,6 +1,9 @@
 """Sources of files and arrays, readers at work at once, and the data sets of others."""
 
+import pickle
+import shutil
 import threading
+import zipfile
 
 import numpy as np
 import pytest
@@ -129,3 +132,35 @@ def test_grain_data_sets_are_sources(tmp_path):
 def test_a_folder_that_is_not_there():
     with pytest.raises(ValueError, match="got no such file"):
         ImageFiles("no such folder")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_an_archive_of_images_is_the_folder_that_was_packed(tmp_path, kind):
+    for number, name in enumerate(("cat/b.png", "dog/a.png", "cat/.hidden.png", "__MACOSX/c.png")):
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 3), 40 * number).save(tmp_path / "pictures" / name)
+    (tmp_path / "pictures" / "cat" / "cut.png").write_bytes(b"\x89PNG")
+    packed = shutil.make_archive(tmp_path / "packed", kind.replace("tar.gz", "gztar"), tmp_path / "pictures")
+    options = {"channels": 1, "class_names": ("dog", "cat")}
+    folder, archive = (ImageFiles(path, **options) for path in (tmp_path / "pictures", packed))
+    assert [folder.name(k) for k in range(len(folder))] == ["cat/b.png", "cat/cut.png", "dog/a.png"]
+    assert identity(folder) == identity(archive)
+    for source in (folder, archive, pickle.loads(pickle.dumps(archive))):
+        found = [read(source, k) for k in range(3)]
+        assert [(item.label, item.value.max()) for item in (found[0], found[2])] == [(1, 0), (0, np.float32(40 / 255))]
+        assert found[1] == read(folder, 1)
+        assert found[1].reason.startswith("ValueError: cat/cut.png: expected an image")
+
+
+def test_one_file_and_a_damaged_archive(tmp_path):
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
+    assert len(ImageFiles(tmp_path / "red.png")) == 1
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_STORED) as packed:
+        packed.write(tmp_path / "red.png", "a.png")
+        packed.write(tmp_path / "red.png", "b.png")
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    content[60] ^= 1
+    (tmp_path / "x.zip").write_bytes(content)
+    source = ImageFiles(tmp_path / "x.zip")
+    assert isinstance(read(source, 0), Failure)
+    assert isinstance(read(source, 1), Item)

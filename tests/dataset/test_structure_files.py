@@ -1,6 +1,7 @@
 """Structures as a source: of folders, archives and data bases, as `jaxclear.crystals.explain` explains them."""
 
 import zipfile
+from types import SimpleNamespace
 
 import ase.db
 import ase.io
@@ -8,15 +9,16 @@ import jax
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.spacegroup import crystal
 
 from jaxclear import crystals
 from jaxclear.crystals.cells import cluster, nearest_neighbour_distance, pad
-from jaxclear.crystals.explain import shipped_model
+from jaxclear.crystals.explain import VERDICTS, shipped_model
 from jaxclear.crystals.scale import length_scales, shipped_variables
 from jaxclear.crystals.symmetry import CLASS_NAMES
 from jaxclear.dataset import StructureFiles, explain_dataset, open_store, structure_explanation
 from jaxclear.dataset.sources import Failure, read
-from jaxclear.dataset.structure_files import _scaled
+from jaxclear.dataset.structure_files import _judged, _scaled
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def test_the_store_has_what_explaining_them_directly_gives(folder, tmp_path):
     model = shipped_model()
     explain, variables = structure_explanation(model)
     source = StructureFiles(folder, class_names=CLASS_NAMES)
-    options = {"batch": 2, "unit": 4, "workers": 2, "log": lambda event: None}
+    options = {"batch": 2, "unit": 4, "workers": 2, "log": lambda event: None, "value_names": {"verdict": VERDICTS}}
     done = explain_dataset(explain, variables, source, tmp_path / "store", **options)
     assert (done.items, done.failed, done.missing) == (7, 2, 0)
     store = open_store(tmp_path / "store")
@@ -100,6 +102,44 @@ def test_the_store_has_what_explaining_them_directly_gives(folder, tmp_path):
     assert store["lattice_found"][good].all()
     assert not store["recovered"][good].any()
     assert store.index(correct=True).tolist() == [0, 2, 3]
+    np.testing.assert_allclose(store["probabilities"][good], direct.probabilities, atol=1e-3)
+    np.testing.assert_allclose(store["outside_score"][good], direct.outside_scores, atol=1e-3)
+    assert store.value_names == {"verdict": VERDICTS}
+    assert [VERDICTS[number] for number in store["verdict"][good]] == list(direct.verdicts)
+    assert store["verdict"][1] == 255  # neither member nor anything else: it could not be read
+    assert store.index(verdict="member", space_group=(225, 229)).tolist() == [0, 2, 4, 5]
+    assert store.index(verdict=["outside", "no lattice"]).tolist() == []
+    with pytest.raises(ValueError, match=r"expected verdict as one of member, .*, got \['inside'\]"):
+        store.index(verdict="inside")
+
+
+def test_strangers_are_outside_and_what_has_no_lattice_says_so(tmp_path):
+    glass = crystals.amorphous("Cu")
+    rutile = crystal(
+        ["Ti", "O"], [(0, 0, 0), (0.305, 0.305, 0)], spacegroup=136, cellpar=[4.59, 4.59, 2.96, 90, 90, 90]
+    )
+    atoms = [crystals.to_ase(glass), rutile, bulk("Cu")]
+    ase.io.write(tmp_path / "x.traj", atoms)
+    explain, variables = structure_explanation(shipped_model())
+    source = StructureFiles(tmp_path / "x.traj")
+    batch = jax.tree.map(lambda *leaves: np.stack(leaves), *(source[k].value for k in range(3)))
+    found = jax.jit(explain)(variables, batch)
+    direct = crystals.explain(atoms)
+    assert [VERDICTS[number] for number in found["verdict"]] == list(direct.verdicts)
+    assert direct.verdicts == ("no lattice", "outside", "member")
+    np.testing.assert_allclose(found["probabilities"], direct.probabilities, atol=1e-3)
+    without = _judged(None, SimpleNamespace(probabilities=direct.probabilities), batch.lost)
+    assert [VERDICTS[number] for number in without["verdict"]] == ["no lattice", "unknown", "unknown"]
+    assert "outside_score" not in without
+
+
+def test_one_forward_pass_serves_map_and_verdict(folder):
+    model = shipped_model()
+    explain, variables = structure_explanation(model)
+    batch = jax.tree.map(lambda leaf: leaf[None], StructureFiles(folder)[2].value)
+    whole = jax.jit(explain).lower(variables, batch).compile().as_text()
+    alone = jax.jit(crystals.explain_kernel(model.apply)).lower(variables["network"], *batch.atoms).compile().as_text()
+    assert whole.count(" convolution(") == alone.count(" convolution(") > 6
 
 
 def test_lengths_that_are_not_known_are_measured_or_learned_on_the_device(folder):
