@@ -40,7 +40,9 @@ def curves_figure(results: Mapping[str, Any]) -> "Figure":
     used, name = results["images"], results["config"]["name"]
     title = f"What strong features are worth: {name}, {used['used']:,} of {used['of']:,} test images"
     heading(figure, title, y=1 - 0.3 / tall, size=13)
-    words = f"Accuracy on full images {results['full']:.2f} %. Horizontal lines: published, at a threshold not named."
+    words = f"Accuracy on full images {results['full']:.2f} %."
+    if results["published"]:
+        words += " Horizontal lines: published, at a threshold not named."
     figure.text(0.012, 1 - 0.62 / tall, words, color=MUTED, fontsize=9, va="center")
     for column, (rule, curves) in enumerate(results["rules"].items()):
         for row, (across, label) in enumerate(
