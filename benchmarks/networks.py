@@ -84,7 +84,7 @@ def network(name: str) -> Network:
     if name not in _TABLES:
         module, published = models.build(name)
         variables = module.init(jax.random.key(1), jnp.zeros((1, *published.input_shape)))
-        parameters = _from_flax(published.layers, variables)
+        parameters = from_flax(published.layers, variables)
         classes = len(published.class_names)
         return Network(published.layers, parameters, published.input_shape, classes, module.apply, variables)
     layers, shape = _TABLES[name]
@@ -116,8 +116,8 @@ def _initial(layers: Sequence[Any], channels: int, rng: np.random.Generator) -> 
     return jax.tree.map(jnp.asarray, found), channels
 
 
-def _from_flax(layers: Sequence[Any], variables: Any) -> list[Any]:
-    """The parameters of a published network's Flax module, one entry a row of its table."""
+def from_flax(layers: Sequence[Any], variables: Any) -> list[Any]:
+    """Returns the parameters of a `ConvNet`, one entry a row of its table."""
     counts = {"Conv": 0, "Dense": 0, "BatchNorm": 0}
     found: list[Any] = []
     for layer in layers:

@@ -230,11 +230,11 @@ def _supercell(study: Labelled, row: int) -> Crystal:
 
 def _symmetry_answers(damaged: Sequence[Crystal], config: Config) -> dict[str, Int[np.ndarray, " n"]]:
     """The class that each symmetry finder gives each structure; -1 for none, -2 where it was not asked."""
-    tasks: dict[str, Callable[[Crystal], int]] = {"averaged cell": _averaged}
+    tasks: dict[str, Callable[[Crystal], int]] = {"averaged cell": averaged}
     if damaged[0].pbc.all():
         tasks |= {f"spglib at {tolerance:g} A": functools.partial(_spglib, tolerance) for tolerance in TOLERANCES}
         if config.matid:
-            tasks["MatID"] = _matid
+            tasks["MatID"] = matid
     found = {}
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads of JAX
     with concurrent.futures.ProcessPoolExecutor(config.processes, mp_context=context) as pool:
@@ -256,13 +256,14 @@ def _spglib(tolerance: float, crystal: Crystal) -> int:
     return _class(space_group(crystal, symprec=tolerance))
 
 
-def _averaged(crystal: Crystal) -> int:
+def averaged(crystal: Crystal) -> int:
+    """The class of the averaged cell; -1 for none."""
     found = average_cell(crystal)
     return -1 if found is None else _class(found.space_group)
 
 
-def _matid(crystal: Crystal) -> int:
-    """The class of the largest region that symmetry-based clustering finds."""
+def matid(crystal: Crystal) -> int:
+    """The class of the largest region that symmetry-based clustering finds; -1 for none."""
     from matid.clustering import SBC  # pyright: ignore[reportMissingImports]
     from matid.symmetry import SymmetryAnalyzer  # pyright: ignore[reportMissingImports]
 

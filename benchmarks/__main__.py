@@ -1,0 +1,83 @@
+"""Asks every question of speed and writes one summary: `python -m benchmarks [--quick] [--only NAME …]`.
+
+Each benchmark is a process of its own, so that none finds programs that another compiled. The summary goes to
+benchmarks/results/summary.json (or --out FILE) and beside it, with the same name, as Markdown: device, versions and
+commit, then a table a question. With --quick all of it takes some ten minutes on two cores. A question that fails is
+recorded with its error, the others go on, and the exit code is 1.
+"""
+
+import argparse
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks import timing
+
+QUESTIONS = ("clear", "class_blocks", "fingerprint", "spglib", "memory", "first_answer", "training", "dataset")
+RESULTS = pathlib.Path(__file__).parent / "results" / "summary.json"
+
+
+def ask(name: str, quick: bool) -> dict[str, Any]:
+    """Returns what one benchmark found, or its error."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", f"benchmarks.bench_{name}"]
+        file = pathlib.Path(folder) / "found.json"
+        if name == "dataset":  # it has several tables and writes a file
+            command += ["--json", str(file), *(["--network", "mnist", "--items", "128"] if quick else [])]
+        else:
+            command += ["--json", *(["--quick"] if quick else [])]
+        done = subprocess.run(command, cwd=pathlib.Path(__file__).parents[1], stdout=subprocess.PIPE, check=False)
+        if done.returncode:
+            return {"error": f"exit code {done.returncode}", "command": " ".join(command[1:])}
+        found = json.loads(file.read_text() if name == "dataset" else done.stdout)
+    return {"command": " ".join(command[1:]), "seconds": round(time.perf_counter() - started, 1), **found}
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """Returns the summary as a person reads it."""
+    where = summary["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    lines = [
+        f"{where['processor']}, {where['cores']} cores, {where['device']}; load average {where['load_average']} at the "
+        f"start; commit {(where['commit'] or 'none')[:10]}; {versions}"
+    ]
+    for name, found in summary["questions"].items():
+        module = importlib.import_module(f"benchmarks.bench_{name}")
+        question = (module.__doc__ or name).splitlines()[0]
+        lines += ["", f"## {question}", "", f"    python benchmarks/bench_{name}.py", ""]
+        if "error" in found:
+            lines.append(f"Failed: {found['error']}")
+        elif "rows" in found:
+            lines.append(timing.table(found["rows"], module.COLUMNS))
+        else:
+            columns = {"network": "s", "items_per_second": ".1f", "ratio_to_best_alone": ".2f", "waiting": ".1%"}
+            lines.append(timing.table(found["runs"], columns))
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmarks; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds")
+    parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=QUESTIONS, metavar="NAME")
+    parser.add_argument("--out", type=pathlib.Path, default=RESULTS, metavar="FILE")
+    options = parser.parse_args(arguments)
+    summary: dict[str, Any] = {"machine": timing.machine(), "quick": options.quick, "questions": {}}
+    for name in options.only:
+        print(f"{name} …", file=sys.stderr, flush=True)
+        summary["questions"][name] = ask(name, options.quick)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(summary, indent=1) + "\n")
+        options.out.with_suffix(".md").write_text(markdown(summary))
+    return int(any("error" in found for found in summary["questions"].values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

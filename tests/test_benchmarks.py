@@ -1,0 +1,204 @@
+"""The benchmarks count, compare and report rightly; each runs on a small case."""
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import (
+    __main__ as everything,
+)
+from benchmarks import (
+    bench_clear,
+    bench_first_answer,
+    bench_fingerprint,
+    bench_memory,
+    bench_spglib,
+    bench_training,
+    networks,
+    timing,
+)
+from benchmarks.counting import Operations, operations
+from jaxclear.models.layers import Conv, MaxPool
+
+SMALL = (Conv(3, 4), Conv(3, 4), MaxPool(2, 2), networks.Residual((Conv(3, 6, 2), Conv(3, 6)), (Conv(1, 6, 2),)))
+CLASS_LAYER = Conv(1, 5)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A network with every kind of layer that the big ones have, in place of `resnet`."""
+    made = networks.from_layers((*SMALL, CLASS_LAYER), (12, 12, 3))
+    monkeypatch.setattr(networks, "network", lambda name: made)
+    return made
+
+
+def dense_by_loops(layers, side, channels):
+    """Multiply-adds of one forward pass, written from the shapes alone."""
+    total = 0
+    for layer in layers:
+        if isinstance(layer, MaxPool):
+            side //= layer.stride
+        elif isinstance(layer, networks.Residual):
+            total += dense_by_loops(layer.shortcut, side, channels)[0]
+            more, side, channels = dense_by_loops(layer.body, side, channels)
+            total += more
+        else:
+            side = -(-side // layer.stride)
+            total += side * side * layer.kernel**2 * channels * layer.filters
+            channels = layer.filters
+    return total, side, channels
+
+
+def test_multiply_adds_are_those_of_the_layers(small):
+    images = jnp.zeros((2, 12, 12, 3))
+    expected = 2 * dense_by_loops((*SMALL, CLASS_LAYER), 12, 3)[0]
+    assert operations(small.apply, small.variables, images).multiply_adds == expected
+
+
+def test_a_backward_pass_to_the_images_counts_like_the_forward_pass(small):
+    images = jnp.zeros((1, 12, 12, 3))
+    forward = operations(small.apply, small.variables, images).multiply_adds
+    both = operations(
+        lambda v, x: jax.vjp(lambda y: small.apply(v, y), x)[1](jnp.ones((1, 3, 3, 5))), small.variables, images
+    )
+    assert both.multiply_adds == 2 * forward  # strides leave zeros that are not counted
+
+
+def test_loops_count_as_often_as_they_run_and_the_dearest_branch_counts():
+    def looped(x):
+        return jax.lax.scan(lambda c, _: (c @ c + 1, None), x, None, length=7)[0]
+
+    def branched(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda: x @ x, lambda: x)
+
+    x = jnp.ones((4, 4))
+    assert operations(looped, x) == Operations(7 * 64, 7 * 16)
+    assert operations(branched, x).multiply_adds == 64
+
+
+def test_contenders_take_turns_and_quartiles_are_theirs():
+    order = []
+    found = timing.alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
+    assert order == ["a", "b"] * 4  # the first round warms up
+    assert found["a"].rounds == 3
+    assert 0 <= found["b"].low <= found["b"].median <= found["b"].high
+    timed = timing.summary(np.array([[1.0, 5.0], [3.0, 7.0], [2.0, 6.0]]))
+    assert timed == timing.Timing(2.0, 1.5, 2.5, 6.0, 3)
+    assert timed.spread == 0.5
+
+
+def test_disagreement_stops_a_benchmark():
+    assert timing.assert_agreement("x", [1.0, 2.001], [1.0, 2.0], tolerance=1e-3) == pytest.approx(5e-4)
+    for wrong in ([1.0, 3.0], [1.0, np.nan]):
+        with pytest.raises(timing.Disagreement, match=r"x: expected agreement to 0\.001"):
+            timing.assert_agreement("x", wrong, [1.0, 2.0], tolerance=1e-3)
+
+
+def test_tables_are_markdown():
+    rows = [{"name": "a", "ms": 1.25}, {"name": "long", "ms": None}]
+    lines = timing.table(rows, {"name": "s", "ms": ".1f"}).splitlines()
+    assert lines == ["| name |  ms |", "| ---- | --: |", "| a    | 1.2 |", "| long |     |"]
+
+
+def test_the_whole_command_prints_a_document(capsys):
+    timing.command("doc", lambda options: [{"n": int(options.quick)}], {"n": "d"}, arguments=["--quick", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["rows"] == [{"n": 1}]
+    assert {"commit", "device", "versions", "load_average", "cores"} <= set(found["machine"])
+
+
+@pytest.mark.parametrize("rule", ["guided", "deconvnet"])
+def test_clear_maps_agree_with_every_contender_and_are_timed(small, rule):
+    rows = bench_clear.bench("resnet", 2, rule=rule, most_classes=None, rounds=2, budget=5)
+    contenders = {row["contender"] for row in rows}
+    assert {"jaxclear", "obvious", "class loop", "forward"} <= contenders
+    if importlib.util.find_spec("torch"):
+        assert "torch, one forward" in contenders
+    assert all(row["ms"] > 0 and row["share"] > 0 for row in rows)
+
+
+def test_obvious_responses_are_the_gradient_where_nothing_is_rectified():
+    layers = (Conv(3, 3, relu=False), Conv(1, 4))
+    network = networks.from_layers(layers, (6, 6, 2))
+    images = jax.random.normal(jax.random.key(0), (1, 6, 6, 2))
+    linear = networks.Network((Conv(1, 4),), [network.parameters[1]], (6, 6, 3), 4, network.apply, None)
+    features = jax.random.normal(jax.random.key(1), (1, 6, 6, 3))
+    response, dominant = bench_clear.plain_explanations(linear, "guided", range(4))["obvious"](
+        linear.parameters, features
+    )
+    kernel, bias = linear.parameters[0]["kernel"][0, 0], linear.parameters[0]["bias"]
+    by_class = (features @ kernel + bias) * kernel.sum(axis=0)  # R = z_c w_c, summed over the channels
+    np.testing.assert_allclose(response, by_class.max(axis=-1), rtol=1e-5)
+    np.testing.assert_array_equal(dominant, by_class.argmax(axis=-1))
+    assert images.shape == (1, 6, 6, 2)
+
+
+def test_fingerprints_agree_and_are_timed():
+    rows = bench_fingerprint.bench_kernel(4, 2, rounds=2, budget=1)
+    assert {row["contender"] for row in rows} == {"jaxclear", "obvious"}
+    assert all(row["error"] < 1e-5 for row in rows)
+    assert rows[0]["ops_cost"] > 0
+    [files] = [row for row in bench_fingerprint.bench_files(2, rounds=2) if row["contender"] == "from files"]
+    assert files["structures_s"] > 0
+
+
+def test_symmetry_finders_name_undamaged_crystals():
+    crystals, labels = bench_spglib.supercells(None, 7)
+    rows = bench_spglib.bench("pristine", crystals, labels, bench_spglib.contenders(True))
+    accuracy = {row["contender"]: row["accuracy"] for row in rows}
+    assert accuracy["network"] == accuracy["spglib, best"] == 100
+    assert accuracy["pymatgen 0.1 Å"] == 100
+
+
+def test_memory_of_a_point_grows_with_the_batch():
+    small, big = (bench_memory.point("jaxclear", 3, batch, 16)["program_mib"] for batch in (2, 16))
+    assert big > 2 * small > 0
+    assert len(bench_memory.points(False)) == 12
+
+
+def test_training_steps_are_timed():
+    rows = bench_training.bench("mnist", 2, rounds=2, steps=2)
+    assert {row["contender"] for row in rows} >= {"jax step", "fit"}
+    assert all(row["ms"] > 0 for row in rows)
+
+
+def test_importing_loads_nothing_heavy():
+    assert bench_first_answer.importing(1)["loaded"] == ""
+
+
+def test_a_summary_has_a_table_a_question_and_records_failures(tmp_path, monkeypatch):
+    answers = {"memory": {"rows": [{"varied": "side", "classes": 2}]}, "training": {"error": "exit code 1"}}
+    monkeypatch.setattr(everything, "ask", lambda name, quick: answers[name])
+    out = tmp_path / "summary.json"
+    assert everything.main(["--quick", "--only", *answers, "--out", str(out)]) == 1
+    found = json.loads(out.read_text())
+    assert found["quick"] is True
+    assert found["questions"] == answers
+    written = out.with_suffix(".md").read_text()
+    assert "## How much memory does a CLEAR map take" in written
+    assert "Failed: exit code 1" in written
+
+
+def test_a_benchmark_runs_by_itself(tmp_path):
+    file = bench_memory.__file__
+    done = subprocess.run([sys.executable, file, "--help"], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "How much memory" in done.stdout
+
+
+def test_big_networks_have_a_thousand_classes_at_their_published_cost():
+    for name, expected in {"vgg": 15.35e9, "resnet": 1.81e9}.items():
+        layers, shape = networks._TABLES[name]
+        parameters = jax.eval_shape(lambda layers=layers: networks._initial(layers, 3, np.random.default_rng(0))[0])
+        forward = argparse.Namespace(layers=layers)
+        image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        found = operations(
+            lambda p, x, layers=forward.layers: networks.forward(layers, p, x, relu=jax.nn.relu), parameters, image
+        )
+        assert found.multiply_adds == pytest.approx(expected, rel=0.03)
