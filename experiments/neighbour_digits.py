@@ -3,7 +3,7 @@
 Source: the question of D. Kumar, "Class Based Strategies for Understanding Neural Networks", University of Waterloo
     (2020), chapter 5. The network is that of ccexam, which others trained on SVHN (experiments/ccexam_network.py); the
     images are those of experiments/standin.py, whose digits are known pixel by pixel. SVHN has no masks.
-Command: python -m experiments.neighbour_digits [--weights FILE] [--workdir DIR] [--record]
+Command: python -m experiments.neighbour_digits [--images N] [--weights FILE] [--workdir DIR] [--record]
     --weights names svhn.safetensors of `python -m experiments.train_svhn --stand-in`: the network of table 5.2, which
     has seen nothing but the stand-in, is measured beside that of ccexam.
 Run time: RUN_TIME
@@ -16,11 +16,12 @@ one, and on the background, against the share of the pixels, which a map that kn
 a digit's pixels the CLEAR map gives to its class, inside the digit and outside it. Intervals are from a bootstrap over
 images.
 
-Each is measured with three seeds of a class. *own*: the class layer's values, as the method defines them. A class that
-is out of the question has a strongly negative logit; passed back, a negative seed marks what speaks against the class,
-with more response than the predicted class has. *positive*: the positive part of these values, so that what is out of
-the question is silent. *one*: 1 for every class, what would speak for it, were it asked. Softmax is blind to a constant
-added to all logits, so the network itself does not tell these apart.
+Each is measured with two seeds of a class. *own*: the class layer's values, as the method defines them. A class that is
+out of the question has a strongly negative logit; passed back, a negative seed marks what speaks against the class,
+with more response than the predicted class has. So, for a network that returns logits, *one*: 1 for every class, what
+would speak for it, were it asked; softmax is blind to a constant added to all logits, so the network itself does not
+tell the two apart. For a network that returns class maps, *positive*: their positive part, the places that speak for
+the class.
 """
 
 import argparse
@@ -67,12 +68,17 @@ class Config:
         batch_size: images a call.
     """
 
-    images: int = 1_000
+    images: int = 500
     seed: int = 7
     smallest: int = 20
     resamples: int = 2_000
     rules: tuple[str, ...] = tuple(jaxclear.RULES)
     batch_size: int = 25
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for less than one image."""
+        if self.images < 1:
+            raise ValueError(f"expected images >= 1, got {self.images}")
 
 
 class Scenes(NamedTuple):
@@ -134,6 +140,11 @@ def speaking(apply: Apply) -> Apply:
 SEEDS: dict[str, Callable[[Apply], Apply]] = {"own": lambda apply: apply, "positive": speaking, "one": lifted}
 
 
+def seeds_of(model: models.LoadedModel) -> tuple[str, ...]:
+    """Returns the seeds that are measured: `one` of logits, `positive` of class maps, `own` of both."""
+    return ("own", "positive") if model.network.returns_class_maps else ("own", "one")
+
+
 def run(
     config: Config,
     workdir: pathlib.Path,
@@ -160,7 +171,7 @@ def run(
     figures = {}
     for name, model in networks.items():
         figures[name] = _network_figures(config, model, found)
-        for seeds in SEEDS:
+        for seeds in seeds_of(model):
             figures[name][seeds] = {}
             for rule in config.rules:
                 maps = responses(model, found.images, rule=rule, seeds=seeds, batch_size=config.batch_size)
@@ -288,6 +299,7 @@ def _mean(values: np.ndarray, config: Config) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the experiment from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=Config().images, help="how many, by default %(default)s")
     parser.add_argument("--weights", type=pathlib.Path, help="of the network of table 5.2, trained on the stand-in")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("workdir") / NAME)
     parser.add_argument("--record", action="store_true", help="write results and pictures into the checkout")
@@ -296,14 +308,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         networks = {"ccexam": ccexam_network.load()}
         if options.weights is not None:
             networks["standin-trained"] = models.load("svhn", weights=options.weights)
-        results = run(Config(), options.workdir, networks)
+        results = run(Config(images=options.images), options.workdir, networks)
     except ValueError as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)
         sys.exit(2)
     if options.record:
         ship(options.workdir, f"{NAME}.json", [f"{NAME}-{name}.png" for name in networks])
     for name, by_seeds in results["figures"].items():
-        for seeds in SEEDS:
+        for seeds in seeds_of(networks[name]):
             for rule, figures in by_seeds[seeds].items():
                 shares = [figures["share"][role][role]["mean"] for role in ROLES[:2]]
                 print(f"{name:16s} seeds {seeds:9s} {rule:10s} own digit, middle and beside: {shares}")

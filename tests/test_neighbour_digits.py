@@ -86,7 +86,7 @@ def test_smoke(sibling, tmp_path):
     assert json.loads((tmp_path / "neighbour_digits.json").read_text()) == json.loads(json.dumps(results))
     assert "stand-in" in results["data"]
     assert sum(value["mean"] for value in results["area_share"].values()) == pytest.approx(1, abs=1e-4)
-    for seeds in SEEDS:
+    for seeds in ("own", "one"):
         for rule in config.rules:
             for share in results["figures"]["sibling"][seeds][rule]["share"].values():
                 if share["middle"]["images"]:
@@ -101,3 +101,6 @@ def test_weights_that_are_not_there(tmp_path, capsys, monkeypatch):
         neighbour_digits.main(["--weights", str(tmp_path / "none.safetensors"), "--workdir", str(tmp_path)])
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("neighbour_digits: error: expected a weights file")
+    with pytest.raises(SystemExit):
+        neighbour_digits.main(["--images", "0"])
+    assert capsys.readouterr().err == "neighbour_digits: error: expected images >= 1, got 0\n"
