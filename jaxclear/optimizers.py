@@ -21,7 +21,8 @@ def optimizer_of(
     """The optimizer of a training.
 
     Muon takes the kernels of hidden layers, each as a matrix (inputs and positions by outputs), and replaces their
-    momentum by the nearest matrix with orthogonal columns. The class layer, biases and all else have Adam.
+    momentum by the nearest matrix with orthogonal columns. The class layer, biases and all else have Adam, then with
+    Nesterov's momentum.
 
     Args:
         learning_rate: Adam's, at its highest.
@@ -34,7 +35,7 @@ def optimizer_of(
     Returns:
         The optimizer.
 
-    Source: D. Kingma and J. Ba, arXiv:1412.6980; K. Jordan et al., "Muon: an optimizer for hidden layers in neural
+    Source: D. Kingma and J. Ba, arXiv:1412.6980; T. Dozat, ICLR workshop 2016; K. Jordan et al., "Muon: an optimizer for hidden layers in neural
         networks" (2024).
     """
     rising = round(warmup * steps)
