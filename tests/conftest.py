@@ -1,5 +1,7 @@
 """Two CPU devices, so that multi-device code is always tested, and the same hypothesis examples on every machine.
 
+Nothing compiled is kept: commands under test leave the user's cache folder alone.
+
 `pytest --hypothesis-profile=default` looks for new ones.
 """
 
@@ -8,6 +10,7 @@ import os
 import hypothesis
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")

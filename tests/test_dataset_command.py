@@ -49,7 +49,7 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "squares_of_hers.py").write_text(textwrap.dedent(NETWORK))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "squares_of_hers", raising=False)
-    monkeypatch.setattr(command, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(command, "keep_compiled_programs", lambda: None)
     return tmp_path
 
 
@@ -196,10 +196,15 @@ def test_compiled_programs_are_kept_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     try:
         jax.config.update("jax_compilation_cache_dir", None)
-        command._use_compilation_cache()
+        command.keep_compiled_programs()
         assert jax.config.jax_compilation_cache_dir == os.path.join(tmp_path, "jaxclear", "compiled")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
+        (tmp_path / "a file").write_text("no folder")
+        jax.config.update("jax_compilation_cache_dir", None)
+        command.keep_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir is None
         jax.config.update("jax_compilation_cache_dir", "elsewhere")
-        command._use_compilation_cache()
+        command.keep_compiled_programs()
         assert jax.config.jax_compilation_cache_dir == "elsewhere"
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxclear.commands.terminal import Progress, complain, fitted, folder, one_line
+from jaxclear.commands.terminal import Progress, complain, fitted, folder, keep_compiled_programs, one_line
 from jaxclear.crystals.cells import Orientation
 from jaxclear.crystals.classify import Classification, ClassificationReport, annotated, classify_oriented
 from jaxclear.crystals.explain import shipped_model
@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
         folder(out, make=False)
     if options.xyz is not None and not options.xyz.absolute().parent.is_dir():
         raise ValueError(f"expected a file in a folder that is there, got {str(options.xyz)!r}; make the folder first")
+    keep_compiled_programs()
     progress = Progress()
     model = shipped_model()
     failures: list[dict[str, str]] = []

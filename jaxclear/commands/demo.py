@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxclear.commands.terminal import Progress, folder, table
+from jaxclear.commands.terminal import Progress, folder, keep_compiled_programs, table
 from jaxclear.crystals.cells import cluster, standard_cell
 from jaxclear.crystals.defects import displacements, strain, vacancies
 from jaxclear.crystals.explain import CrystalExplanation, class_probabilities, explain_clusters
@@ -58,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     os.environ.setdefault("SPGLIB_WARNING", "OFF")  # it would print its misgivings about damaged cells
     out = folder(options.out or options.default_out)
+    keep_compiled_programs()
     progress = Progress()
     progress.show("reading crystals", force=True)
     samples = elements()

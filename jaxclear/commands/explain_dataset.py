@@ -4,16 +4,13 @@ import argparse
 import contextlib
 import datetime
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-import jax
-
 from jaxclear.commands.recipes import prepare, written_down
-from jaxclear.commands.terminal import Progress, complain
+from jaxclear.commands.terminal import Progress, complain, keep_compiled_programs
 from jaxclear.dataset import explain_dataset
 
 _SHOWN_FAILURES = 20
@@ -22,7 +19,7 @@ _SHOWN_FAILURES = 20
 def run(options: argparse.Namespace) -> int:
     """Explains the source; returns the exit code: 1 where items could not be used."""
     if not options.no_cache:
-        _use_compilation_cache()
+        keep_compiled_programs()
     recipe = written_down(options)
     found = prepare(recipe)
     with _log(options.log) as log:
@@ -58,14 +55,6 @@ def run(options: argparse.Namespace) -> int:
         complain(f"{done.failed:,} of the items could not be used; 'jaxclear verify {options.store}' lists them")
         return 1
     return 0
-
-
-def _use_compilation_cache() -> None:
-    """Compiled programs are kept in the user's cache folder, unless JAX was told of another."""
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "jaxclear" / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """What all commands share: messages and progress on standard error, tables on standard output."""
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -100,3 +101,21 @@ def insistent_interrupts() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs in the user's cache folder, unless JAX was told of another or none can be made.
+
+    JAX_ENABLE_COMPILATION_CACHE=false in the environment turns it off.
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxclear" / "compiled"
+        try:
+            base.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        if os.access(base, os.W_OK):
+            jax.config.update("jax_compilation_cache_dir", str(base))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
