@@ -25,6 +25,7 @@ import argparse
 import collections
 import functools
 import importlib.util
+import logging
 import os
 import pathlib
 import sys
@@ -132,6 +133,7 @@ def contenders(quick: bool) -> dict[str, Callable[[Sequence[Crystal]], list[int]
             one[f"spglib {tolerance:g} Å, angles {angle}"] = functools.partial(_spglib, tolerance, degrees)
     one |= {f"pymatgen {tolerance:g} Å": functools.partial(_pymatgen, tolerance) for tolerance in (0.01, 0.1)}
     if _installed("moyopy"):
+        logging.getLogger("moyo").setLevel(logging.ERROR)  # it comments on every supercell
         one |= {f"moyopy {tolerance:g} Å": functools.partial(_moyopy, tolerance) for tolerance in (1e-4, 0.01, 0.1)}
     if _installed("matid"):
         one["MatID"] = table_3_2.matid

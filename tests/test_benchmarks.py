@@ -16,8 +16,8 @@ from benchmarks import (
 )
 from benchmarks import (
     bench_clear,
-    bench_first_answer,
     bench_fingerprint,
+    bench_first_answer,
     bench_memory,
     bench_spglib,
     bench_training,
