@@ -35,8 +35,8 @@ def optimizer_of(
     Returns:
         The optimizer.
 
-    Source: D. Kingma and J. Ba, arXiv:1412.6980; T. Dozat, ICLR workshop 2016; K. Jordan et al., "Muon: an optimizer for hidden layers in neural
-        networks" (2024).
+    Source: D. Kingma and J. Ba, arXiv:1412.6980; T. Dozat, ICLR workshop 2016; K. Jordan et al., "Muon: an optimizer
+        for hidden layers in neural networks" (2024).
     """
     rising = round(warmup * steps)
     scheduled = functools.partial(_schedule, steps=steps, rising=rising, decay=decay)
