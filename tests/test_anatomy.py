@@ -10,6 +10,7 @@ import pytest
 import jaxclear
 from data import trees
 from experiments import anatomy, phantoms_limbs
+from experiments.anatomy_augment import Augment, stretched_crop
 
 IMAGES = phantoms_limbs.make(8, 32, seed=0).images.astype(np.float32) / 255
 
@@ -63,7 +64,7 @@ def test_the_attentive_map_is_the_maximum_over_the_units():
 def test_a_stretched_crop_is_a_part_of_the_image_at_full_size():
     rows, columns = np.mgrid[:16, :20].astype(np.float32)
     ramp = jnp.asarray(np.stack([rows, columns], axis=-1)[None])
-    crop = jax.jit(anatomy.stretched_crop)
+    crop = jax.jit(stretched_crop)
     np.testing.assert_allclose(crop(jax.random.key(0), ramp, least=1.0), ramp, atol=1e-4)
     for seed in range(4):
         found = np.asarray(crop(jax.random.key(seed), ramp, least=0.5))[0, 2:-2, 2:-2]
@@ -80,13 +81,13 @@ def test_a_stretched_crop_is_a_part_of_the_image_at_full_size():
 
 def test_augmentation_is_a_pure_function_of_its_key():
     images = jnp.asarray(IMAGES[:3])
-    augment = jax.jit(anatomy.Augment())
+    augment = jax.jit(Augment())
     found = augment(jax.random.key(1), images)
     np.testing.assert_array_equal(found, augment(jax.random.key(1), images))
     assert found.shape == images.shape
     assert -1e-6 <= float(found.min()) < float(found.max()) <= 1 + 1e-6
     assert not np.allclose(found, augment(jax.random.key(2), images), atol=0.05)
-    still = jax.jit(anatomy.Augment(least=1.0, degrees=0.0, shift=0.0, shear=0.0))(jax.random.key(1), images)
+    still = jax.jit(Augment(least=1.0, degrees=0.0, shift=0.0, shear=0.0))(jax.random.key(1), images)
     for image, other in zip(IMAGES, np.asarray(still), strict=False):
         assert min(np.abs(image - other).max(), np.abs(image[:, ::-1] - other).max()) < 1e-4
 
