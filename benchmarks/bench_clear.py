@@ -195,7 +195,7 @@ def measure(options: argparse.Namespace) -> list[timing.Row]:
     """Returns the rows of all networks and batches that were asked for, or that fit the machine."""
     accelerator = jax.default_backend() != "cpu"
     rows = []
-    for name in options.network or networks.NAMES:
+    for name in options.network or (name for name in networks.NAMES if not (options.quick and name in BIG)):
         big = name in BIG
         batches = (1,) if big and not accelerator else (1, 8, 64)
         if options.quick:

@@ -1,6 +1,7 @@
 """The benchmarks count, compare and report rightly; each runs on a small case."""
 
-import argparse
+import dataclasses
+import functools
 import importlib.util
 import json
 import subprocess
@@ -25,7 +26,7 @@ from benchmarks import (
     timing,
 )
 from benchmarks.counting import Operations, operations
-from jaxclear.models.layers import Conv, MaxPool
+from jaxclear.models.layers import BatchNorm, Conv, Dense, MaxPool
 
 SMALL = (Conv(3, 4), Conv(3, 4), MaxPool(2, 2), networks.Residual((Conv(3, 6, 2), Conv(3, 6)), (Conv(1, 6, 2),)))
 CLASS_LAYER = Conv(1, 5)
@@ -124,20 +125,15 @@ def test_clear_maps_agree_with_every_contender_and_are_timed(small, rule):
     assert all(row["ms"] > 0 and row["share"] > 0 for row in rows)
 
 
-def test_obvious_responses_are_the_gradient_where_nothing_is_rectified():
-    layers = (Conv(3, 3, relu=False), Conv(1, 4))
-    network = networks.from_layers(layers, (6, 6, 2))
-    images = jax.random.normal(jax.random.key(0), (1, 6, 6, 2))
-    linear = networks.Network((Conv(1, 4),), [network.parameters[1]], (6, 6, 3), 4, network.apply, None)
-    features = jax.random.normal(jax.random.key(1), (1, 6, 6, 3))
-    response, dominant = bench_clear.plain_explanations(linear, "guided", range(4))["obvious"](
-        linear.parameters, features
-    )
-    kernel, bias = linear.parameters[0]["kernel"][0, 0], linear.parameters[0]["bias"]
-    by_class = (features @ kernel + bias) * kernel.sum(axis=0)  # R = z_c w_c, summed over the channels
-    np.testing.assert_allclose(response, by_class.max(axis=-1), rtol=1e-5)
+def test_obvious_responses_of_one_layer_are_its_kernels_times_its_maps():
+    network = networks.from_layers((Conv(1, 4),), (6, 6, 3))
+    images = jax.random.normal(jax.random.key(1), (1, 6, 6, 3))
+    obvious = bench_clear.plain_explanations(network, "guided", range(4))["obvious"]
+    response, dominant = obvious(network.parameters, images)
+    kernel, bias = network.parameters[0]["kernel"][0, 0], network.parameters[0]["bias"]
+    by_class = (images @ kernel + bias) * kernel.sum(axis=0)  # R = z_c w_c, summed over the channels
+    np.testing.assert_allclose(response, by_class.max(axis=-1), rtol=1e-4)
     np.testing.assert_array_equal(dominant, by_class.argmax(axis=-1))
-    assert images.shape == (1, 6, 6, 2)
 
 
 def test_fingerprints_agree_and_are_timed():
@@ -163,8 +159,13 @@ def test_memory_of_a_point_grows_with_the_batch():
     assert len(bench_memory.points(False)) == 12
 
 
-def test_training_steps_are_timed():
-    rows = bench_training.bench("mnist", 2, rounds=2, steps=2)
+def test_training_steps_are_timed(monkeypatch):
+    layers = (Conv(3, 4), MaxPool(2, 2), Dense(8, dropout=0.25), BatchNorm(), Dense(3))
+    tiny = dataclasses.replace(
+        bench_training.models.network("mnist"), input_shape=(8, 8, 1), class_names=("a", "b", "c"), layers=layers
+    )
+    monkeypatch.setattr(bench_training.models, "network", lambda name: tiny)
+    rows = bench_training.bench("tiny", 4, rounds=1, steps=2)
     assert {row["contender"] for row in rows} >= {"jax step", "fit"}
     assert all(row["ms"] > 0 for row in rows)
 
@@ -192,13 +193,11 @@ def test_a_benchmark_runs_by_itself(tmp_path):
     assert "How much memory" in done.stdout
 
 
-def test_big_networks_have_a_thousand_classes_at_their_published_cost():
-    for name, expected in {"vgg": 15.35e9, "resnet": 1.81e9}.items():
-        layers, shape = networks._TABLES[name]
-        parameters = jax.eval_shape(lambda layers=layers: networks._initial(layers, 3, np.random.default_rng(0))[0])
-        forward = argparse.Namespace(layers=layers)
-        image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-        found = operations(
-            lambda p, x, layers=forward.layers: networks.forward(layers, p, x, relu=jax.nn.relu), parameters, image
-        )
-        assert found.multiply_adds == pytest.approx(expected, rel=0.03)
+@pytest.mark.parametrize(("name", "published"), [("vgg", 15.35e9), ("resnet", 1.81e9)])
+def test_big_networks_have_a_thousand_classes_at_about_their_published_cost(name, published):
+    layers, shape = networks._TABLES[name]
+    parameters = jax.eval_shape(lambda: networks._initial(layers, 3, np.random.default_rng(0))[0])
+    apply = functools.partial(networks.forward, layers, relu=jax.nn.relu)
+    found = operations(apply, parameters, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    assert found.multiply_adds == pytest.approx(published, rel=0.03)
+    assert layers[-1].filters == 1000
