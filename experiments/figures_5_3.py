@@ -2,11 +2,12 @@
 
 Source: D. Kumar, "Class Based Strategies for Understanding Neural Networks", University of Waterloo (2020), figs. 5.3
     and 5.5.
-Command: python -m experiments.figures_5_3 [--weights FILE] [--rule RULE] [--data-dir DIR] [--manual-dir DIR]
-    [--workdir DIR] [--record]
+Command: python -m experiments.figures_5_3 [--weights FILE] [--data-dir DIR] [--manual-dir DIR] [--workdir DIR]
+    [--record]
 Run time: 1 minute on 2 busy CPU cores.
 Published: pictures.
-Own figure: experiments/figures/figures_5_3.png; which images these are in experiments/results/figures_5_3.json.
+Own figure: experiments/figures/figures_5_3-guided.png and -deconvnet.png; which images these are stands in
+    experiments/results/figures_5_3.json.
 
 Chosen by a rule, from the whole test split: of each digit the example that the network names rightly with the highest
 probability, and the one that it names wrongly with the highest probability; of equal ones the first. A digit that is
@@ -44,17 +45,17 @@ class Config:
     Attributes:
         data_dir: TFDS's folder; its own by default.
         manual_dir: folder with the four published archives.
-        rule: how responses pass back.
+        rules: how responses pass back; a picture each.
     """
 
     data_dir: str | None = None
     manual_dir: str | None = None
-    rule: str = "deconvnet"
+    rules: tuple[str, ...] = ("guided", "deconvnet")
 
 
 def smoke_config() -> Config:
     """Returns settings for images that are handed to `run`."""
-    return Config(rule="guided")
+    return Config(rules=("guided",))
 
 
 def chosen_examples(
@@ -94,7 +95,7 @@ def run(
 
     Args:
         config: settings.
-        workdir: folder for figures_5_3.json and figures_5_3.png.
+        workdir: folder for figures_5_3.json and figures_5_3-RULE.png.
         apply: the network, `(variables, images) -> class maps or logits`.
         variables: its variables.
         images: float32 in [0, 1] or uint8.
@@ -106,16 +107,17 @@ def run(
     probabilities = training.predict(apply, variables, images)
     pairs = chosen_examples(probabilities, labels)
     rows = np.array([row for pair in pairs for row in pair if row is not None])
-    maps = _explained(apply, config.rule, variables, images[rows])
     places = {int(row): place for place, row in enumerate(rows)}
     titles = [
         [None if row is None else _title(probabilities[row], row, int(labels[row])) for row in pair] for pair in pairs
     ]
-    panels = [[None if row is None else [part[places[row]] for part in maps] for row in pair] for pair in pairs]
-    plot.save(examples_figure(titles, panels, rule=config.rule), workdir / "figures_5_3.png")
+    for rule in config.rules:
+        maps = _explained(apply, rule, variables, images[rows])
+        panels = [[None if row is None else [part[places[row]] for part in maps] for row in pair] for pair in pairs]
+        plot.save(examples_figure(titles, panels, rule=rule), workdir / f"figures_5_3-{rule}.png")
     results = {
         "experiment": "figures_5_3",
-        "rule": config.rule,
+        "rules": config.rules,
         "chosen_by": "the highest probability among right and among wrong examples of each digit",
         "examples": [
             {
@@ -217,19 +219,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the experiment from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=pathlib.Path, help="of the network, where other than the shipped ones")
-    parser.add_argument("--rule", choices=tuple(jaxclear.RULES), default="deconvnet")
     add_arguments(parser, "figures_5_3")
     options = parser.parse_args(arguments)
     try:
         model = models.load("mnist", weights=options.weights)
-        config = Config(data_dir=options.data_dir, manual_dir=options.manual_dir, rule=options.rule)
+        config = Config(data_dir=options.data_dir, manual_dir=options.manual_dir)
         test = load(config, "test")
         known = {"weights_sha256": model.metadata["sha256"]}
         run(config, options.workdir, model.apply, model.variables, test.images, test.labels, metadata=known)
     except ValueError as error:
         parser.exit(2, f"figures_5_3: error: {error}\n")
     if options.record:
-        ship(options.workdir, "figures_5_3.json", ("figures_5_3.png",))
+        ship(options.workdir, "figures_5_3.json", [f"figures_5_3-{rule}.png" for rule in config.rules])
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class Config:
 
     data_dir: str | None = None
     manual_dir: str | None = None
-    rules: tuple[str, ...] = ("deconvnet", "guided", "backprop", "linear")
+    rules: tuple[str, ...] = ("guided", "deconvnet", "backprop", "linear")
     images: int = 300
     batch_size: int = 20
     shown: tuple[int, ...] = tuple(range(10))
@@ -195,6 +195,8 @@ def landmarks_figure(
     for rule, curves in results["rules"].items():
         axes[0].plot(steps, curves["agreement_percent"], marker=".", label=rule)
         axes[1].plot(steps, curves["correlation"], marker=".", label=rule)
+    first = next(iter(results["rules"].values()))
+    axes[0].axhline(first["agreement_with_another_image_percent"], color=MUTED, linewidth=0.8, linestyle=":")
     axes[0].plot(steps, results["accuracy_percent"], marker=".", color=MUTED, linestyle="--", label="accuracy")
     labels = ("pixels with the last map's class, %", "correlation with the last responses")
     for axis, words in zip(axes, labels, strict=True):

@@ -102,7 +102,7 @@ def test_figures_5_3(trained, tmp_path):
             if example[side] is not None:
                 assert test.labels[example[side]["test_image"]] == example["digit"]
                 assert (example[side]["predicted"] == example["digit"]) == (side == "right")
-    assert (tmp_path / "figures_5_3.png").stat().st_size > 10_000
+    assert (tmp_path / "figures_5_3-guided.png").stat().st_size > 10_000
 
 
 def test_landmarks(trained, tmp_path):
