@@ -3,7 +3,8 @@
 Each benchmark is a process of its own, so that none finds programs that another compiled. The summary goes to
 benchmarks/results/summary.json (or --out FILE) and beside it, with the same name, as Markdown: device, versions and
 commit, then a table a question. With --quick all of it takes some ten minutes on two cores. A question that fails is
-recorded with its error, the others go on, and the exit code is 1.
+recorded with its error, the others go on, and the exit code is 1. What was asked before at the same commit stays, so
+that the questions can be asked one by one (--only); each has the load of the machine when it was asked.
 """
 
 import argparse
@@ -70,6 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args(arguments)
     summary: dict[str, Any] = {"machine": timing.machine(), "quick": options.quick, "questions": {}}
+    if options.out.is_file():
+        before = json.loads(options.out.read_text())
+        if before["quick"] == options.quick and before["machine"]["commit"] == summary["machine"]["commit"]:
+            summary["questions"] = before["questions"]
     for name in options.only:
         print(f"{name} …", file=sys.stderr, flush=True)
         summary["questions"][name] = ask(name, options.quick)

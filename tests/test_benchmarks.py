@@ -185,6 +185,9 @@ def test_a_summary_has_a_table_a_question_and_records_failures(tmp_path, monkeyp
     written = out.with_suffix(".md").read_text()
     assert "## How much memory does a CLEAR map take" in written
     assert "Failed: exit code 1" in written
+    answers["memory"] = {"rows": []}
+    assert everything.main(["--quick", "--only", "memory", "--out", str(out)]) == 1  # what failed before is still there
+    assert json.loads(out.read_text())["questions"] == answers
 
 
 def test_a_benchmark_runs_by_itself(tmp_path):
