@@ -167,16 +167,17 @@ def curves_of(
         bounds = [wilson(int(count), len(labels)) for count in right]
         curves[f"{part}_interval"] = [[round(100 * bound, 2) for bound in pair] for pair in bounds]
     for name in ("area", "overlap", "signal", "signal_control"):
-        curves[f"{name}_percent"] = (100 * getattr(found, name).mean(axis=1)).round(3).tolist()
+        curves[f"{name}_percent"] = (100 * getattr(found, name).mean(axis=1, dtype=np.float64)).round(3).tolist()
     if published is not None:
+        both = ("only", "without")
         met = functools.partial(crossings, np.asarray(thresholds))
-        curves["published_met_at"] = {part: met(accuracy[part], published[part]) for part in ("only", "without")}
-        distance = np.maximum(*[np.abs(accuracy[part] - published[part]) for part in ("only", "without")])
+        curves["published_met_at"] = {part: met(accuracy[part], published[part]) for part in both}
+        fine = np.linspace(thresholds[0], thresholds[-1], 1001)
+        between = {part: np.interp(fine, thresholds, accuracy[part]) for part in both}
+        distance = np.maximum(*[np.abs(between[part] - published[part]) for part in both])
         nearest = int(distance.argmin())
-        curves["nearest_to_both"] = {
-            "threshold": thresholds[nearest],
-            "only": round(float(accuracy["only"][nearest]), 3),
-            "without": round(float(accuracy["without"][nearest]), 3),
+        curves["nearest_to_both"] = {"threshold": round(float(fine[nearest]), 4)} | {
+            part: round(float(between[part][nearest]), 2) for part in both
         }
     return curves
 

@@ -86,7 +86,7 @@ def test_curves_of_known_answers():
     curves = table_5_3.curves_of(found, labels, (0.0, 0.4), {"only": 75.0, "without": 50.0})
     assert (curves["full"], curves["only"], curves["without"]) == (100.0, [100.0, 0.0], [0.0, 50.0])
     assert curves["published_met_at"] == {"only": [0.1], "without": [0.4]}
-    assert curves["nearest_to_both"]["threshold"] == 0.0
+    assert curves["nearest_to_both"] == {"threshold": 0.2, "only": 50.0, "without": 25.0}
     assert curves["area_percent"] == [25.0, 25.0]
 
 
