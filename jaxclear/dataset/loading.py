@@ -9,6 +9,8 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -114,15 +116,38 @@ def items(source: Source, indices: Iterable[int], workers: int | None) -> Iterat
     if kind == "serial" or number == 0:
         yield (read(source, index) for index in indices)
     elif kind == "threads":
-        with concurrent.futures.ThreadPoolExecutor(number, "jaxclear-read") as pool:
+        with _pool(concurrent.futures.ThreadPoolExecutor(number, "jaxclear-read")) as pool:
             yield _ahead(pool, indices, 2 * number, source)
     elif kind == "processes":
         # A forked process would inherit the locks of JAX's threads.
         context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(number, context, _adopt, (source,)) as pool:
+        workers_of = concurrent.futures.ProcessPoolExecutor(number, context, _adopt, (source,))
+        with _without_interrupts(), _pool(workers_of) as pool:
             yield _ahead(pool, indices, 3 * number, None)
     else:
         raise ValueError(f"expected source.reading as 'serial', 'threads' or 'processes', got {kind!r}")
+
+
+@contextlib.contextmanager
+def _pool(executor: concurrent.futures.Executor) -> Iterator[concurrent.futures.Executor]:
+    """The executor; in the end what it has not begun is dropped."""
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that this thread starts do not hear Ctrl-C: the one who started them does, and ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ahead(
@@ -151,6 +176,14 @@ def _adopt(source: Source) -> None:
     # Workers prepare items on the host; the devices are the parent's.
     jax.config.update("jax_platforms", "cpu")
     _adopted[:] = [source]
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    """Ends this worker when its parent was killed: nobody else would."""
+    parent.join()
+    os._exit(1)
 
 
 def _read_chunk(source: Source | None, indices: list[int]) -> list[Item | Failure]:

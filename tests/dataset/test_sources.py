@@ -1,8 +1,12 @@
 """Sources of files and arrays, readers at work at once, and the data sets of others."""
 
+import multiprocessing
+import os
 import pickle
 import shutil
+import signal
 import threading
+import time
 import zipfile
 
 import numpy as np
@@ -86,6 +90,45 @@ def test_threads_read_at_once_but_not_the_whole_source():
         source.reading = "fibres"
         with items(source, range(3), None):
             pass
+
+
+def outlived(folder):
+    """Reads by two processes that tell their numbers, until it is killed."""
+    with items(Numbered(folder), range(1000), 2) as found:
+        for _ in found:
+            pass
+
+
+class Numbered(Images):
+    reading = "processes"
+
+    def __init__(self, folder):
+        super().__init__(1000, pause=0.01)
+        self.folder = folder
+
+    def __getitem__(self, index):
+        (self.folder / str(os.getpid())).touch()
+        return super().__getitem__(index)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at processes in /proc")
+def test_readers_end_with_the_process_that_began_them_and_leave_interrupts_to_it(tmp_path):
+    reading = multiprocessing.get_context("spawn").Process(target=outlived, args=(tmp_path,))
+    reading.start()
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    workers = [int(file.name) for file in tmp_path.iterdir()]
+    assert len(workers) == 2
+    for worker in workers:  # as a terminal does to all of a group
+        os.kill(worker, signal.SIGINT)
+    time.sleep(0.1)
+    assert all(os.path.isdir(f"/proc/{worker}") for worker in workers)
+    reading.kill()
+    reading.join()
+    while time.monotonic() < deadline and any(os.path.isdir(f"/proc/{worker}") for worker in workers):
+        time.sleep(0.02)
+    assert not any(os.path.isdir(f"/proc/{worker}") for worker in workers)
 
 
 def test_arrays_with_labels_and_names():
