@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxclear.crystals.settings import one_description
 from jaxclear.crystals.structures import MAX_ATOMS, MIN_DISTANCE, Crystal, StructureError, completed_cell, read
 
 BUCKETS = (160, 256, 512, 1024, 2048, MAX_ATOMS)
@@ -109,9 +110,10 @@ def _dataset(crystal: Crystal, sites: OccupiedSites, symprec: float, angle_toler
         # spglib 2.7 and later warn about their default way of reporting errors at every call.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         try:
-            return spglib.get_symmetry_dataset(cell, symprec=symprec, angle_tolerance=angle_tolerance)
+            dataset = spglib.get_symmetry_dataset(cell, symprec=symprec, angle_tolerance=angle_tolerance)
         except failures:
             return None
+    return None if dataset is None else one_description(dataset)
 
 
 def standard_cell(crystal: Crystal, *, symprec: float = 0.01, angle_tolerance: float = -1.0) -> StandardCell:
