@@ -247,7 +247,7 @@ def test_coverage_lists_what_keeps_its_gradient(capsys, images):
     ("arguments", "words"),
     [
         (("--model", "unknown", "spots.png"), "one of mnist, svhn, crystal"),
-        (("--model", "mnist", "spots.png"), "with shipped weights"),
+        (("--model", "svhn", "spots.png"), "with shipped weights"),
         (("--model", "no_such_module:apply", "spots.png"), "No module named 'no_such_module'"),
         (("--model", "net_of_hers:other", "spots.png"), "it has no 'other'"),
         (("--model", "net_of_hers:number", "spots.png"), "expected a function"),
