@@ -120,7 +120,9 @@ def _agree(explain: Any, variables: Any, images: np.ndarray, store: Path) -> Non
 
 def spread_out(name: str, count: int, devices: int, processes: int) -> dict[str, Any]:
     """Returns rate and largest resident memory of runs in processes of their own, all into one store."""
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    places = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": places}
     with tempfile.TemporaryDirectory() as folder:
         call = [sys.executable, __file__, "--network", name, "--items", str(count), "--into", f"{folder}/store"]
         running = [
