@@ -58,7 +58,7 @@ def markdown(summary: dict[str, Any]) -> str:
         elif "rows" in found:
             lines.append(timing.table(found["rows"], module.COLUMNS))
         else:
-            columns = {"network": "s", "items_per_second": ".1f", "ratio_to_best_alone": ".2f", "waiting": ".1%"}
+            columns = {"network": "s", "items_per_second": ".1f", "processor_ratio": ".2f", "waiting": ".1%"}
             lines.append(timing.table(found["runs"], columns))
     return "\n".join(lines) + "\n"
 
