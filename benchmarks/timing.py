@@ -37,8 +37,9 @@ class Timing(NamedTuple):
     """Seconds a call over the rounds: the median, the quartiles, and the median of the processor's time.
 
     The processor's time is the sum over all threads of this process. On a machine that others use too it says more
-    than the clock: a contender whose threads wait for each other is slowed by strangers more than one whose threads
-    do not. Of work on an accelerator it says nothing.
+    than the clock, but for contenders whose threads spin while they wait for each other, as PyTorch's do: against those
+    nothing that is measured on a busy machine counts, unless all run on one core (`taskset -c 0 python …`). Of work on
+    an accelerator it says nothing.
     """
 
     median: float
@@ -212,7 +213,7 @@ def command(
         print(json.dumps({"machine": where, "rows": rows}, indent=1))
         return
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    busy = "; others use this machine: trust the processor's time" if where["load_average"] > 0.5 else ""
+    busy = "; others use this machine: ratios to PyTorch are void, see Timing" if where["load_average"] > 0.5 else ""
     print(f"{where['device']}, {where['processor']}, {where['cores']} cores, load {where['load_average']}{busy}")
     print(f"{versions}\n")
     print(table(rows, columns))
