@@ -100,15 +100,17 @@ def compared(name: str, count: int, rounds: int) -> dict[str, Any]:
             if alone is None:
                 _agree(explain, variables, images, Path(folder) / "store")
                 alone = Alone(explain, variables, images, found["batch"])
-            size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+            found["bytes_an_item"] = (
+                sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / count
+            )
         rate, busy = alone()
         ratios = {"wall_ratio": found["items_per_second"] / rate, "processor_ratio": busy / found["processor_seconds"]}
         rows.append({**found, "alone_per_second": rate, "alone_processor_seconds": busy, **ratios})
     names = ("items_per_second", "alone_per_second", "wall_ratio", "processor_ratio", "waiting", "processor_seconds")
     medians = {what: statistics.median(row[what] for row in rows) for what in names}
     spread = {what: [min(row[what] for row in rows), max(row[what] for row in rows)] for what in names}
-    kept = {what: rows[0][what] for what in ("batch", "program_bytes")}
-    return {"network": name, **kept, **medians, "spread": spread, "bytes_an_item": size / count}
+    kept = {what: rows[0][what] for what in ("batch", "program_bytes", "bytes_an_item")}
+    return {"network": name, **kept, **medians, "spread": spread}
 
 
 def _agree(explain: Any, variables: Any, images: np.ndarray, store: Path) -> None:

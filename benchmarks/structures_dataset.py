@@ -43,7 +43,7 @@ def write_structures(path: Path, count: int, seed: int = 0) -> None:
     import ase.db
 
     found = [crystals.to_ase(crystal) for crystal in crystals.members(min(KINDS, count), seed=seed).crystals]
-    with ase.db.connect(path) as rows:
+    with ase.db.connect(path) as rows:  # pyright: ignore[reportGeneralTypeIssues]
         for number in range(len(rows), count):
             atoms = found[number % len(found)]
             if number % 2:

@@ -239,7 +239,7 @@ def _confidence(
 def _crystals(store: StoredDataset, part: Int[np.ndarray, " n"]) -> list[dict[str, Any]]:
     """What is told of crystals only: the verdict, the space group of the averaged lattice, how that was found."""
     told: list[dict[str, Any]] = [{} for _ in part]
-    if "verdict" in store:
+    if "verdict" in store and "verdict" in store.value_names:
         words = store.value_names["verdict"]
         told = [{"verdict": words[number]} for number in store["verdict"][part].tolist()]
     if "space_group" in store and "recovered" in store:

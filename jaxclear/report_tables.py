@@ -54,8 +54,8 @@ def counts_of(store: StoredDataset, count: int) -> Counts:
         np.add.at(shares, guess, share.astype(np.float64))
         disagreeing += int((prevailing != guess).sum())
         if verdicts:
-            found = np.bincount(store["verdict"][start : start + _CHUNK][valid], minlength=len(verdicts))
-            verdicts = {word: number + int(found[k]) for k, (word, number) in enumerate(verdicts.items())}
+            numbers = np.bincount(store["verdict"][start : start + _CHUNK][valid], minlength=len(verdicts))
+            verdicts = {word: number + int(numbers[k]) for k, (word, number) in enumerate(verdicts.items())}
     right = int(np.trace(confusion))
     mean = shares / np.maximum(predicted, 1)[:, None]
     return Counts(int(predicted.sum()), int(confusion.sum()), right, disagreeing, confusion, predicted, mean, verdicts)
