@@ -19,8 +19,8 @@ rate in the same rounds, counting only the dense multiply-adds of one forward pa
 `faster_cpu` and `share_cpu` are the same by the time that this process had the processor, which others on the machine
 disturb less. They mean nothing on a GPU; and on a busy machine PyTorch's threads spin while they wait for each other,
 so that no ratio to it holds there unless all run on one core: `taskset -c 0 python benchmarks/bench_clear.py`.
-`changed` is the share of pixels with another class than the obvious one's: near-ties by rounding. What would not fit the memory
-is left out. On a CPU the big networks are timed with the first classes of the 1,000, as `classes` says.
+`changed` is the share of pixels with another class than the obvious one's: near-ties by rounding. What would not fit
+the memory is left out. On a CPU the big networks are timed with the first classes of the 1,000, as `classes` says.
 """
 
 import argparse
