@@ -28,6 +28,8 @@ __all__ = ["ReportSize", "write"]
 _BLOCK = 24
 _MOST_BYTES = 96 * 2**20
 _LEAST_SIDE = 40
+_MOST_CERTAIN = 0.999999
+"""No probability is told as certain, rounded or not."""
 _MOST_MAPS = 20
 _TOP_MAPS = 10
 
@@ -187,7 +189,7 @@ class _Planes:
                 "label": labels[k],
                 "predicted": predicted[k],
                 "prevailing": prevailing[k],
-                "confidence": round(float(confidence[k]), 6),
+                "confidence": min(round(float(confidence[k]), 6), _MOST_CERTAIN),
                 "shares": [[int(c), round(float(shares[k, c]), 4)] for c in strongest(shares[k])],
             }
             row |= crystals[k] | ({} if listed is None else {"classes": listed})
