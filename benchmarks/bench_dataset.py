@@ -73,7 +73,8 @@ def whole(
     """Returns what a run into a store did after its first unit, which waited for the compiler."""
     events: list[tuple[float, float, dict[str, Any]]] = []
     log = lambda event: events.append((time.perf_counter(), time.process_time(), event))  # noqa: E731
-    done = explain_dataset(explain, variables, ArraySource(images), store, rank=rank, world=world, log=log)
+    unit = max(1, len(images) // (8 * world))  # the rate is that between units
+    done = explain_dataset(explain, variables, ArraySource(images), store, unit=unit, rank=rank, world=world, log=log)
     units = [(wall, busy, event["items"]) for wall, busy, event in events if event["event"] == "unit"]
     items = sum(count for *_, count in units[1:])
     return {
