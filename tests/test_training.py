@@ -54,10 +54,16 @@ def test_same_seed_same_weights(stripes):
         _same(runs[0].variables, runs[2].variables)
 
 
-@pytest.mark.parametrize("decay", ["constant", "cosine"])
-@pytest.mark.parametrize("steps", [None, 2, (1, 7, 8)])
-def test_resumed_run_is_the_uninterrupted_one(decay, steps, stripes, tmp_path, monkeypatch):
-    config = dataclasses.replace(CONFIG, decay=decay, muon_learning_rate=1e-2, warmup=0.1)
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({}, None),
+        ({"decay": "cosine"}, 2),
+        ({"decay": "cosine", "warmup": 0.1, "muon_learning_rate": 1e-2}, (1, 7, 8)),
+    ],
+)
+def test_resumed_run_is_the_uninterrupted_one(settings, steps, stripes, tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, **settings)
     whole = fit(DENSE, *stripes, config, progress=False)
     save, saves = training._Keeper.save, []
 
