@@ -76,7 +76,7 @@ class Example:
 
     def torch_step(self) -> Callable[[], Any]:
         """Returns the same in PyTorch."""
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         layers = self.module.layers

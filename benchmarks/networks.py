@@ -161,7 +161,7 @@ def forward(
 
 def torch_module(layers: Sequence[Any], parameters: Sequence[Any]) -> Any:
     """Returns the same network in PyTorch: images (B, C, H, W) to class maps (B, K, H', W') or logits (B, K)."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     rows: list[Any] = []
     for index, (layer, own) in enumerate(zip(layers, parameters, strict=True)):
@@ -189,7 +189,7 @@ def torch_module(layers: Sequence[Any], parameters: Sequence[Any]) -> Any:
 
 
 def _torch_convolution(layer: Conv, own: Any) -> Any:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     kernel = _tensor(own["kernel"]).permute(3, 2, 0, 1).contiguous()
     sizes = kernel.shape[1], kernel.shape[0], layer.kernel
@@ -199,14 +199,14 @@ def _torch_convolution(layer: Conv, own: Any) -> Any:
 
 
 def _tensor(values: Any) -> Any:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     return torch.from_numpy(np.array(values))
 
 
 def _flatten() -> Any:
     """A module that flattens in JAX's order, (H, W, C)."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     class Flatten(torch.nn.Module):
         def forward(self, x: Any) -> Any:
@@ -216,7 +216,7 @@ def _flatten() -> Any:
 
 
 def _torch_residual(layer: Residual, own: Any) -> Any:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     class Block(torch.nn.Module):
         def __init__(self) -> None:

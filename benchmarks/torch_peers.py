@@ -20,7 +20,7 @@ class Peers:
     """One network in PyTorch, on the GPU where PyTorch sees one, and what explains it."""
 
     def __init__(self, network: Network, images: np.ndarray, *, rule: str, classes: Sequence[int]):
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -59,7 +59,7 @@ class Peers:
         return explain
 
     def _captum(self) -> Callable[[int], Any]:
-        from captum.attr import Deconvolution, GuidedBackprop
+        from captum.attr import Deconvolution, GuidedBackprop  # pyright: ignore[reportMissingImports]
 
         torch, network = self._torch, self._module()
 
@@ -82,8 +82,8 @@ class Peers:
         return respond
 
     def _zennit(self) -> Callable[[int], Any]:
-        from zennit.attribution import Gradient
-        from zennit.composites import DeconvNet, GuidedBackprop
+        from zennit.attribution import Gradient  # pyright: ignore[reportMissingImports]
+        from zennit.composites import DeconvNet, GuidedBackprop  # pyright: ignore[reportMissingImports]
 
         composite = {"guided": GuidedBackprop, "deconvnet": DeconvNet}[self._rule]()
         network, torch = self._module(), self._torch
