@@ -22,10 +22,10 @@ from jaxclear.augment import RandomAffine
 from jaxclear.data import gather
 from jaxclear.data.lidc import LungNodules
 from jaxclear.inputs import as_floats
-from jaxclear.models.layers import BatchNorm, ConvNet, MaxPool
+from jaxclear.models.layers import BatchNorm, ConvNet, Dropout, MaxPool
 from jaxclear.training import TrainConfig
 
-__all__ = ["Augmentation", "Fold", "Slices", "balanced", "collect", "cross_validate", "lung_network"]
+__all__ = ["Augmentation", "Fold", "Slices", "balanced", "collect", "cross_validate", "lung_network", "settled"]
 
 MASKS = ("mask", "spicules", "calcification")
 """What an item may say of its pixels; the readers' marks of LIDC-IDRI are `mask` alone."""
@@ -60,6 +60,7 @@ class Fold(NamedTuple):
     Attributes:
         rows: the slices that it was tested on.
         probabilities: of malignancy, one a row.
+        as_trained: the same before the statistics of the batch normalisations were settled; as they are if not settled.
         variables: of its network.
         counts: images trained on, with augmentation and without, validated on and tested on.
         history: of its training.
@@ -67,6 +68,7 @@ class Fold(NamedTuple):
 
     rows: Int[np.ndarray, " n"]
     probabilities: Float[np.ndarray, " n"]
+    as_trained: Float[np.ndarray, " n"]
     variables: Any
     counts: dict[str, int]
     history: list[dict[str, Any]]
@@ -187,6 +189,36 @@ def lung_network(momentum: float, *, cells: int = 4) -> ConvNet:
     )
 
 
+def settled(module: ConvNet, variables: Any, images: UInt8[np.ndarray, "N S S 1"]) -> dict[str, Any]:
+    """Returns a trained network whose batch normalisations have the statistics of images without dropout.
+
+    The running statistics of the training are those of activations with dropout, which vary more than without it, of
+    the last batches, and of weights that still moved: after a short training the network's threshold may be anywhere.
+
+    Args:
+        module: the network.
+        variables: as trained.
+        images: those that it was trained on; the mean over their batches of one size is taken.
+
+    Source: X. Li et al., "Understanding the disharmony between dropout and batch normalization by variance shift",
+        CVPR 2019, section 5.
+    """
+    layers = [layer for layer in module.layers if not isinstance(layer, Dropout)]
+    still = ConvNet(
+        layers=tuple(
+            dataclasses.replace(layer, momentum=0.0) if isinstance(layer, BatchNorm) else layer for layer in layers
+        )
+    )
+
+    @jax.jit
+    def statistics(batch: Array) -> Any:
+        return still.apply(variables, as_floats(batch), train=True, mutable=["batch_stats"])[1]["batch_stats"]
+
+    size = min(_BATCH, len(images))
+    found = [statistics(images[start : start + size]) for start in range(0, len(images) - size + 1, size)]
+    return {**variables, "batch_stats": jax.tree.map(lambda *values: sum(values) / len(values), *found)}
+
+
 def cross_validate(
     module: ConvNet,
     slices: Slices,
@@ -195,6 +227,7 @@ def cross_validate(
     augmentation: Augmentation,
     workdir: pathlib.Path,
     *,
+    settle: bool,
     run: dict[str, Any],
     progress: bool = True,
     say: Callable[..., None],
@@ -208,6 +241,7 @@ def cross_validate(
         optimisation: settings of the train loop.
         augmentation: of the training part.
         workdir: takes weights and predictions of each fold, and the checkpoint of the one in training.
+        settle: whether the batch normalisations get their statistics from the training part anew; see `settled`.
         run: what the folds depend on; those of another run are refused.
         progress: whether to report the training.
         say: reports a finished fold.
@@ -220,11 +254,12 @@ def cross_validate(
         file, weights = (workdir / f"fold-{number + 1:02d}.{kind}" for kind in ("json", "safetensors"))
         rows = np.flatnonzero(folds == number)
         if not file.exists():
-            fitted, counts = _train(module, slices, folds, number, optimisation, augmentation, workdir, progress)
-            tested = training.predict(module.apply, fitted.variables, slices.images[rows])[:, 1]
-            models.save_weights(weights, fitted.variables)
-            history = [record._asdict() for record in fitted.history]
-            entry = {"run": run, "probabilities": tested.tolist(), "counts": counts, "history": history}
+            fitted, own, counts = _train(module, slices, folds, number, optimisation, augmentation, workdir, progress)
+            final = settled(module, fitted.variables, slices.images[own]) if settle else fitted.variables
+            models.save_weights(weights, final)
+            entry = {"run": run, "counts": counts, "history": [record._asdict() for record in fitted.history]}
+            for name, variables in (("probabilities", final), ("as_trained", fitted.variables)):
+                entry[name] = training.predict(module.apply, variables, slices.images[rows])[:, 1].tolist()
             partial = file.with_suffix(".part")  # a kill while writing must not leave half a fold
             partial.write_text(json.dumps(entry))
             partial.replace(file)
@@ -234,7 +269,8 @@ def cross_validate(
                 f"expected folds of this run in {workdir}, got others in {file.name}; name another workdir"
             )
         variables = jax.tree.map(jnp.asarray, models.load_weights(weights).variables)
-        found.append(Fold(rows, np.array(entry["probabilities"]), variables, entry["counts"], entry["history"]))
+        tested, before = (np.array(entry[name]) for name in ("probabilities", "as_trained"))
+        found.append(Fold(rows, tested, before, variables, entry["counts"], entry["history"]))
         say(f"fold {number + 1} of {int(folds.max()) + 1}: tested on {len(rows)} slices")
     return found
 
@@ -248,8 +284,8 @@ def _train(
     augmentation: Augmentation,
     workdir: pathlib.Path,
     progress: bool,
-) -> tuple[training.TrainResult, dict[str, int]]:
-    """One fold's training, resumed from its checkpoint if there is one."""
+) -> tuple[training.TrainResult, Int[np.ndarray, " n"], dict[str, int]]:
+    """One fold's training, resumed from its checkpoint if there is one, and the rows it was on, in random order."""
     checked = np.flatnonzero(folds == (number + 1) % (folds.max() + 1))
     own = np.flatnonzero((folds != number) & ~np.isin(np.arange(len(folds)), checked))
     images, labels = balanced(slices.images[own], slices.labels[own], augmentation, seed=number)
@@ -263,4 +299,5 @@ def _train(
         progress=progress,
     )
     counts = {"augmented": len(labels), "train": len(own), "validation": len(checked)}
-    return fitted, counts | {"test": int((folds == number).sum())}
+    shuffled = np.random.default_rng(number).permutation(own)
+    return fitted, shuffled, counts | {"test": int((folds == number).sum())}

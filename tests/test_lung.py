@@ -5,9 +5,10 @@ import itertools
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
-from scipy.ndimage import binary_erosion, label
+from scipy.ndimage import binary_erosion, correlate, label
 
 from data import trees
 from experiments import lung, lung_folds, lung_maps
@@ -123,6 +124,28 @@ def test_the_network_is_the_published_one_with_another_momentum():
     assert short.layers[-1] == full.layers[-1] == published.layers[-1]
     differing = {type(a).__name__ for a, b in zip(full.layers, published.layers, strict=True) if a != b}
     assert differing == {"BatchNorm"}
+
+
+def test_settled_statistics_are_those_of_the_images():
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 1), dtype=np.uint8)
+    module = lung_folds.lung_network(0.9, cells=1)
+    variables = jax.jit(module.init)(jax.random.key(0), images[:1] / np.float32(255))
+    found = lung_folds.settled(module, variables, images)
+    first = variables["params"]["Conv_0"]
+    values = scipy_features(images[..., 0] / 255, np.asarray(first["kernel"])) + np.asarray(first["bias"])
+    own = found["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(own["mean"], values.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(own["var"], values.var(axis=(0, 1, 2)), rtol=1e-3, atol=1e-5)
+    assert found["params"] is variables["params"]
+    np.testing.assert_array_equal(variables["batch_stats"]["BatchNorm_0"]["mean"], 0)
+
+
+def scipy_features(images, kernels):
+    """A convolution as networks have it, with zeros outside."""
+    maps = [
+        [correlate(image, kernels[..., 0, k], mode="constant") for k in range(kernels.shape[-1])] for image in images
+    ]
+    return np.moveaxis(np.array(maps), 1, -1)
 
 
 def test_one_slice_a_nodule_is_mapped():
