@@ -28,11 +28,10 @@ from jaxclear.data.folders import Entry, FileSource, check_folder, files_in, rea
 from jaxclear.data.sources import DataError, check_complete
 from jaxclear.dataset.sources import Failure
 from jaxclear.inputs import as_floats
+from jaxclear.models.networks import GRADES
 
 __all__ = ["GRADES", "Retinopathy", "crop_background", "fundus", "normalise"]
 
-GRADES = ("negative", "mild", "moderate", "severe", "proliferative")
-"""Names of the levels 0 to 4."""
 _EYES = {"right": ("right",), "left": ("left",), "both": ("left", "right")}
 _NAME = re.compile(r"(?P<patient>.+)_(?P<eye>left|right)")
 _SUFFIXES = (".jpeg", ".jpg", ".png")

@@ -25,7 +25,7 @@ from types import MappingProxyType
 
 from jaxclear.models.layers import BatchNorm, Conv, ConvNet, Dense, Dropout, Layer, MaxPool, Relu
 
-__all__ = ["NETWORKS", "Network", "build", "network"]
+__all__ = ["GRADES", "NETWORKS", "Network", "build", "network"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Network:
 
 
 _DIGITS = tuple("0123456789")
-GRADES = ("none", "mild", "moderate", "severe", "proliferative")
+GRADES = ("negative", "mild", "moderate", "severe", "proliferative")
 """Of diabetic retinopathy, 0 to 4."""
 
 
