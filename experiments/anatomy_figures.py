@@ -122,11 +122,11 @@ def ablation_figure(figures: dict[str, dict[str, Any]], *, title: str) -> "Figur
         figures: of each network, as the results file holds them.
         title: of the figure.
     """
-    wide, tall = 12.2, 4.4
+    wide, tall = 12.2, 4.6
     figure = new_figure(wide, tall)
     heading(figure, f"{title}: accuracy on what the maps mark, and without it", y=1 - 0.28 / tall, size=14)
     for number, (name, found) in enumerate(figures.items()):
-        axis = figure.add_axes((0.055 + 0.317 * number, 0.27, 0.282, 0.52))
+        axis = figure.add_axes((0.055 + 0.317 * number, 0.29, 0.282, 0.51))
         _draw_curves(axis, found["ablation"])
         axis.set_title(name, color=FOREGROUND, fontsize=11, loc="left", pad=7)
         axis.set_xlabel("focus area, % of the image", color=MUTED, fontsize=9.5)
@@ -134,8 +134,8 @@ def ablation_figure(figures: dict[str, dict[str, Any]], *, title: str) -> "Figur
             axis.set_ylabel("accuracy, %", color=MUTED, fontsize=9.5)
             handles, labels = axis.get_legend_handles_labels()
             figure.legend(
-                handles, labels, loc="lower left", bbox_to_anchor=(0.04, 0.0), ncols=len(labels), fontsize=9,
-                frameon=False, labelcolor=FOREGROUND, handlelength=1.8, columnspacing=1.4,
+                handles, labels, loc="lower left", bbox_to_anchor=(0.04, 0.0), ncols=4, fontsize=9,
+                frameon=False, labelcolor=FOREGROUND, handlelength=1.8, columnspacing=2.4,
             )  # fmt: skip
     return figure
 
