@@ -132,6 +132,7 @@ def test_without_a_network_the_files_to_get_are_named_at_once(tmp_path, monkeypa
         (gzip.compress(idx(np.zeros((3, 4), np.uint8))[:9]), "cut short"),
         (gzip.compress(idx(np.zeros(900, np.uint8)))[:20], "expected a gzipped IDX file"),
     ],
+    ids=["plain", "dtype", "values", "header", "archive"],  # archives carry the time
 )
 def test_idx_files_are_checked(tmp_path, content, reason):
     (tmp_path / "file.gz").write_bytes(content)
