@@ -5,7 +5,7 @@ Source: this project's; the structures and the damage are those of D. Kumar, "Cl
 Command: python -m experiments.recover_lattice STRUCTURES [--workdir DIR] [--ship]
     STRUCTURES is a folder, an archive or a file of crystal structures; spglib labels them. With --ship the results go
     into experiments/results/.
-Run time: 30 minutes on 2 cores that other work kept busy.
+Run time: 20 minutes of one core, 60 on two cores that other work kept busy.
 Published: none; a symmetry search on such cells answers P1 (table 3.2, 0 %).
 Own figure: experiments/results/recover_lattice.json.
 
