@@ -39,11 +39,13 @@ from experiments.anatomy_augment import Augment
 from experiments.anatomy_figures import Example, ablation_figure, focus_figure, maps_figure
 from experiments.records import provenance, wilson
 from jaxclear import models, plot, training
-from jaxclear.attention import focus_area, keep_only, remove
+from jaxclear.attention import focus_area
 from jaxclear.data import gather, holdout
 from jaxclear.data.imageclef import Radiographs
 from jaxclear.data.sources import Subset, as_source
+from jaxclear.inputs import as_floats
 from jaxclear.responses import Apply
+from jaxclear.strong_features import keep
 
 LAST_CONVOLUTION = -2
 """The one below the class layer."""
@@ -270,9 +272,13 @@ def _figures(config: Config, study: Study, found: Trained, explained: Images) ->
     return figures
 
 
-def _accuracy(found: Trained, images: Any, labels: Int[np.ndarray, " M"]) -> float:
-    floats = np.asarray(images, np.float32)
-    return round(100 * training.evaluate(found.apply, found.variables, floats, labels).accuracy, 2)
+def kept(images: Float[np.ndarray, "N S S 1"], masks: Bool[np.ndarray, "N S S"]) -> Float[np.ndarray, "N S S 1"]:
+    """Returns images with nothing but the pixels of their masks; the rest is black, as air is."""
+    return np.asarray(keep(jnp.asarray(images), jnp.asarray(masks), 0.0))
+
+
+def _accuracy(found: Trained, images: Float[np.ndarray, "M S S 1"], labels: Int[np.ndarray, " M"]) -> float:
+    return round(100 * training.evaluate(found.apply, found.variables, images, labels).accuracy, 2)
 
 
 def focus_sigma(size: int) -> float:
@@ -282,7 +288,7 @@ def focus_sigma(size: int) -> float:
 
 def _ablation(config: Config, found: Trained, explained: Images) -> dict[str, Any]:
     """Accuracy with nothing but the focus area, without it, and with and without as much elsewhere, in percent."""
-    floats = explained.images.astype(np.float32) / 255
+    floats = np.asarray(as_floats(explained.images))
     check = functools.partial(_accuracy, found, labels=explained.labels)
     rng = np.random.default_rng(config.seed)
     columns = []
@@ -292,10 +298,10 @@ def _ablation(config: Config, found: Trained, explained: Images) -> dict[str, An
         columns.append(
             {
                 "area_percent": round(100 * float(masks.mean()), 2),
-                "kept": check(keep_only(floats, masks)),
-                "kept_elsewhere": check(keep_only(floats, elsewhere)),
-                "removed": check(remove(floats, masks)),
-                "removed_elsewhere": check(remove(floats, elsewhere)),
+                "kept": check(kept(floats, masks)),
+                "kept_elsewhere": check(kept(floats, elsewhere)),
+                "removed": check(kept(floats, ~masks)),
+                "removed_elsewhere": check(kept(floats, ~elsewhere)),
             }
         )
     return {"full_image": check(floats), "focus_areas": columns}
@@ -303,12 +309,12 @@ def _ablation(config: Config, found: Trained, explained: Images) -> dict[str, An
 
 def _landmark_ablation(found: Trained, explained: Images) -> dict[str, Any]:
     """The same with the true landmarks."""
-    floats = explained.images.astype(np.float32) / 255
+    floats = np.asarray(as_floats(explained.images))
     return {
         "true_landmarks": {
             "area_percent": round(100 * float(explained.landmarks.mean()), 2),
-            "kept": _accuracy(found, keep_only(floats, explained.landmarks), explained.labels),
-            "removed": _accuracy(found, remove(floats, explained.landmarks), explained.labels),
+            "kept": _accuracy(found, kept(floats, explained.landmarks), explained.labels),
+            "removed": _accuracy(found, kept(floats, ~explained.landmarks), explained.labels),
         }
     }
 
@@ -338,13 +344,13 @@ def _examples(config: Config, found: dict[str, Trained], explained: Images) -> l
     for label in np.argsort(-np.bincount(explained.labels), kind="stable")[: config.shown]:
         own = np.flatnonzero(explained.labels == label)
         rows.append(int(own[right[own]][0] if right[own].any() else own[0]))
-    images = explained.images[rows].astype(np.float32) / 255
+    images = np.asarray(as_floats(explained.images[rows]))
     units = np.stack([_unit_maps(config, one, images) for one in found.values()])
     attention = np.stack([one.attention[rows] for one in found.values()])
     last = list(found.values())[-1]
     area, sigma = config.areas[len(config.areas) // 2], focus_sigma(config.size)
     focus = np.stack([focus_area(one, area, sigma=sigma) for one in attention[-1]])
-    cut = np.stack([keep_only(images, focus), remove(images, focus)])
+    cut = np.stack([kept(images, focus), kept(images, ~focus)])
     answers = np.stack([training.predict(last.apply, last.variables, part) for part in cut])
     return [
         Example(

@@ -154,7 +154,10 @@ def of_class(responses: Float[np.ndarray, "N K H W"], labels: Int[np.ndarray, " 
 
 
 def moved(mask: Bool[np.ndarray, "H W"], rng: np.random.Generator) -> Bool[np.ndarray, "H W"]:
-    """Returns a mask shifted at random, what leaves at one side coming in at the other: same area, same shape."""
+    """Returns a mask shifted at random, what leaves at one side coming in at the other: same area, same shape.
+
+    Unlike `jaxclear.strong_features.random_region` it moves a mask that spans the whole image too.
+    """
     down, right = (int(rng.integers(1, length)) for length in mask.shape)
     return np.roll(mask, (down, right), axis=(0, 1))
 

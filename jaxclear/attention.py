@@ -1,16 +1,16 @@
 """Attentive regions of a response map: boxes round its strongest parts, and the area on which it concentrates.
 
-Array contract: a response is the sum over the image's channels, (H, W); images are (B, H, W, C).
+Array contract: a response is the sum over the image's channels, (H, W).
+`jaxclear.strong_features.keep` cuts images to such an area.
 """
 
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
-__all__ = ["AttentionError", "AttentiveRegion", "Box", "attentive_regions", "focus_area", "keep_only", "remove"]
+__all__ = ["AttentionError", "AttentiveRegion", "Box", "attentive_regions", "focus_area"]
 
 
 class AttentionError(ValueError):
@@ -115,19 +115,6 @@ def focus_area(response: Float[Any, "H W"], area: float, *, sigma: float = 0.0) 
     mask = np.zeros(smooth.size, bool)
     mask[order] = True
     return mask.reshape(smooth.shape) & (smooth > 0)
-
-
-def keep_only(
-    images: Float[Any, "B H W C"], masks: Bool[Any, "B H W"], *, fill: float = 0.0
-) -> Float[Array, "B H W C"]:
-    """Returns images of which nothing is left but the pixels of their masks; the rest takes the value `fill`."""
-    images = jnp.asarray(images)
-    return jnp.where(jnp.asarray(masks)[..., None], images, jnp.asarray(fill, images.dtype))
-
-
-def remove(images: Float[Any, "B H W C"], masks: Bool[Any, "B H W"], *, fill: float = 0.0) -> Float[Array, "B H W C"]:
-    """Returns images without the pixels of their masks, which take the value `fill`."""
-    return keep_only(images, jnp.logical_not(jnp.asarray(masks)), fill=fill)
 
 
 def _smoothed(response: Any, sigma: float) -> tuple[Float[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:

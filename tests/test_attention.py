@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxclear.attention import AttentionError, attentive_regions, focus_area, keep_only, remove
+from jaxclear.attention import AttentionError, attentive_regions, focus_area
 
 MAPS = hnp.arrays(np.float64, st.tuples(st.integers(1, 7), st.integers(1, 8)), elements=st.integers(-3, 9).map(float))
 
@@ -76,16 +76,6 @@ def test_the_focus_area_holds_the_strongest_pixels(response, area):
 def test_nothing_responds():
     assert attentive_regions(-np.ones((3, 4))) == ()
     assert not focus_area(np.zeros((3, 4)), 0.5, sigma=1.0).any()
-
-
-def test_keeping_and_removing_are_each_others_rest():
-    rng = np.random.default_rng(0)
-    images, masks = rng.uniform(0.1, 1, (3, 4, 5, 2)).astype(np.float32), rng.uniform(size=(3, 4, 5)) < 0.4
-    kept, rest = np.asarray(keep_only(images, masks, fill=0.25)), np.asarray(remove(images, masks, fill=0.25))
-    for b, row, column, channel in np.ndindex(*images.shape):
-        own = images[b, row, column, channel]
-        expected = (own, np.float32(0.25)) if masks[b, row, column] else (np.float32(0.25), own)
-        assert (kept[b, row, column, channel], rest[b, row, column, channel]) == expected
 
 
 @pytest.mark.parametrize(
