@@ -11,8 +11,8 @@ Another network on other images: where its curves meet the published figures say
 claim that the table stands for is tested: removing strong features hurts more than removing as much elsewhere, and
 keeping them alone preserves more. Here the second half of it holds for `deconvnet`, `guided` and `linear`, not for
 `backprop`. The first half does not: from about a tenth of the area on, removing strong features hurts less than
-removing a random region of the same shape; only where a few percent are removed it hurts more (`backprop`, `guided`,
-`linear`). Four images are an illustration: one of them is 25 %.
+removing a random region of the same shape; only where a few percent are removed it hurts a little more (`backprop`,
+`guided`, `linear`). Four images are an illustration: one of them is 25 %.
 """
 
 import argparse
