@@ -24,7 +24,7 @@ def pooled_back(x, response, window, strides, padding, dilation, *, reducer=lax.
     return pull(jnp.asarray(response(out.shape)))[0]
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(deadline=None, max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.tuples(st.integers(1, 9), st.integers(1, 9)),
