@@ -21,10 +21,11 @@ _SHOWN = 6
 _SIDE, _GAP, _TOP, _BOTTOM = 1.5, 0.12, 1.35, 0.75  # inches
 
 
-def draw(model: models.LoadedModel, found: Scenes, file: pathlib.Path) -> None:
+def draw(name: str, model: models.LoadedModel, found: Scenes, file: pathlib.Path) -> None:
     """Draws the first images of a set: the image, its CLEAR map, and the responses of the classes of its two digits.
 
     Args:
+        name: of the network, for the title.
         model: the network.
         found: the images; the first six are drawn.
         file: to write, a PNG.
@@ -49,11 +50,11 @@ def draw(model: models.LoadedModel, found: Scenes, file: pathlib.Path) -> None:
     ]
     wide, tall = len(columns) * (_SIDE + _GAP) + _GAP + 0.75, count * (_SIDE + _GAP) + _TOP + _BOTTOM
     figure = new_figure(wide, tall)
-    title = f"Whose pixels does a class mark?   {model.network.source}, rule {RULE}"
+    title = f"Whose pixels does a class mark?   {name} ({model.network.source}), rule {RULE}"
     heading(figure, title, y=1 - 0.3 / tall, size=12)
     words = "A stand-in for SVHN, not SVHN. Outlines: solid the digit in the middle, dashed the one beside it."
     figure.text(0.012, 1 - 0.62 / tall, words, color=MUTED, fontsize=9, va="center")
-    for column, (name, pictures) in enumerate(columns):
+    for column, (words, pictures) in enumerate(columns):
         for row in range(count):
             left, bottom = 0.75 + column * (_SIDE + _GAP), tall - _TOP - _SIDE - row * (_SIDE + _GAP)
             axis = figure.add_axes((left / wide, bottom / tall, _SIDE / wide, _SIDE / tall))
@@ -61,7 +62,7 @@ def draw(model: models.LoadedModel, found: Scenes, file: pathlib.Path) -> None:
             _outline(axis, shown.masks[row, 0], "solid")
             _outline(axis, shown.masks[row, 1], "dashed")
             if row == 0:
-                axis.set_title(name, color=FOREGROUND, fontsize=8.5, pad=5)
+                axis.set_title(words, color=FOREGROUND, fontsize=8.5, pad=5)
             if column == 0:
                 axis.set_ylabel(
                     _classes_text(shown, row), color=FOREGROUND, fontsize=8.5, rotation=0, ha="right", va="center"
