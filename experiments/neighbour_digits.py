@@ -8,10 +8,10 @@ Command: python -m experiments.neighbour_digits [--images N] [--weights FILE] [-
     has seen nothing but the stand-in, is measured beside that of ccexam.
 Run time: 6 minutes for both networks at low priority on 2 CPU cores that others used as well.
 Published: nothing of the kind.
-Own figure: experiments/results/neighbour_digits.json, and experiments/figures/neighbour_digits-NETWORK.png. All of it is
-    measured on the stand-in, none of it on SVHN. With the network of ccexam the class of the digit beside the middle one
-    responds on that digit no more than the class of a digit that is not there, by any rule: its maps do not tell them
-    apart. With the network of table 5.2 it does, a little, by `backprop` and `guided`.
+Own figure: experiments/results/neighbour_digits.json, and experiments/figures/neighbour_digits-NETWORK.png. All of it
+    is measured on the stand-in, none of it on SVHN. With the network of ccexam the class of the digit beside the middle
+    one responds on that digit no more than the class of a digit that is not there, by any rule: its maps do not tell
+    them apart. With the network of table 5.2 it does, a little, by `backprop` and `guided`.
 
 For each image the class of the digit in the middle, of a digit beside it, and of a digit that is not there: the share
 of the class's positive response on the digit in the middle, on the one beside it, on a second one beside it if there is
