@@ -34,10 +34,10 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from scipy.ndimage import binary_dilation
 
 import jaxclear
-from experiments import medical, phantoms_limbs
+from experiments import mapping, medical, phantoms_limbs
 from experiments.anatomy_augment import Augment
 from experiments.anatomy_figures import Example, ablation_figure, focus_figure, maps_figure
-from experiments.records import provenance, wilson
+from experiments.records import provenance, say_to, wilson
 from jaxclear import models, plot, training
 from jaxclear.attention import focus_area
 from jaxclear.data import gather, holdout
@@ -99,7 +99,7 @@ class Config:
     augment: Augment = AUGMENT
     units: int = 25
     rule: str = "deconvnet"
-    rules: tuple[str, ...] = medical.RULES
+    rules: tuple[str, ...] = mapping.RULES
     areas: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5)
     explained: int = 500
     phantoms: int = 560
@@ -162,7 +162,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     """
     name = "anatomy" if config.source else "anatomy-phantoms"
     workdir.mkdir(parents=True, exist_ok=True)
-    started, made_by, say = time.perf_counter(), provenance(), medical.say_to(progress)
+    started, made_by, say = time.perf_counter(), provenance(), say_to(progress)
     train, test, classes = _data(config)
     say(f"{len(train.images)} radiographs of {len(classes)} classes to train on, {len(test.images)} to test on")
     few = slice(config.explained)
@@ -252,7 +252,7 @@ def attention_maps(
 ) -> Float[np.ndarray, "N S S"]:
     """Returns the attentive response map of each image: the maximum over the most activated units' responses."""
     respond = jaxclear.unit_responses(apply, LAST_CONVOLUTION, top_n=units, rule=rule)
-    return medical.mapped(lambda tree, batch: respond(tree, batch).dominant.sum(axis=-1), variables, images)
+    return mapping.mapped(lambda tree, batch: respond(tree, batch).dominant.sum(axis=-1), variables, images)
 
 
 def _figures(config: Config, study: Study, found: Trained, explained: Images) -> dict[str, Any]:
@@ -329,9 +329,9 @@ def _map_scores(config: Config, found: Trained, explained: Images) -> dict[str, 
         if rule != config.rule:
             attention = attention_maps(found.apply, found.variables, explained.images, rule=rule, units=config.units)
         scores["units"][rule] = medical.truth_scores(attention, masks, medical.moved, seed=config.seed)
-    speaking = medical.speaking(found.apply)
-    responses = medical.class_maps(speaking, found.variables, explained.images, rule=config.rule)
-    own = medical.of_class(responses, explained.labels)
+    speaking = mapping.speaking(found.apply)
+    responses = mapping.class_maps(speaking, found.variables, explained.images, rule=config.rule)
+    own = mapping.of_class(responses, explained.labels)
     scores["class"][config.rule] = medical.truth_scores(own, masks, medical.moved, seed=config.seed)
     return scores
 
@@ -376,7 +376,7 @@ def _unit_maps(config: Config, found: Trained, images: np.ndarray) -> Float[np.n
     def by_image(variables: Any, batch: Array) -> Array:
         return jnp.swapaxes(respond(variables, batch).responses.sum(axis=-1), 0, 1)
 
-    return medical.mapped(by_image, found.variables, images)
+    return mapping.mapped(by_image, found.variables, images)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

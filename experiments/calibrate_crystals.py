@@ -41,6 +41,7 @@ from jaxclear.crystals import outside
 from jaxclear.crystals.cells import cluster, standard_cell
 from jaxclear.crystals.strangers import Strangers, strangers
 from jaxclear.crystals.structures import Crystal
+from jaxclear.metrics import area_under, roc_curve
 
 PACKAGE_REFERENCE = pathlib.Path(models.__file__).parent / "data" / "crystal-reference.safetensors"
 RESULTS = pathlib.Path(__file__).parent / "results" / "calibrate_crystals.json"
@@ -191,11 +192,8 @@ def calibration_error(chances: Float[np.ndarray, "N K"], labels: Int[np.ndarray,
 
 def auroc(members: Float[np.ndarray, " M"], others: Float[np.ndarray, " N"]) -> float:
     """The chance that a stranger's score is above a member's, ties half."""
-    ranks = np.concatenate([members, others])
-    _, inverse, counts = np.unique(ranks, return_inverse=True, return_counts=True)
-    mean_rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    total = mean_rank[len(members) :].sum() - len(others) * (len(others) + 1) / 2
-    return float(total / (len(members) * len(others)))
+    strange = np.repeat([0, 1], [len(members), len(others)])
+    return area_under(roc_curve(np.concatenate([members, others]), strange))
 
 
 def _figures(

@@ -16,10 +16,8 @@ crystal of the class. The crystals are those of the demonstration: In, β-Sn, Mg
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,7 +28,7 @@ from jaxtyping import Float, Int
 
 import jaxclear
 from experiments.networks import command
-from experiments.records import provenance
+from experiments.records import provenance, say_to
 from jaxclear import models, plot
 from jaxclear.commands.demo import SHOWN, Sample, elements
 from jaxclear.crystal_plots import brightened, name_regions
@@ -86,7 +84,7 @@ def run(
     workdir.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     made_by = provenance()
-    say = functools.partial(print, file=sys.stderr, flush=True) if progress else lambda *_: None
+    say = say_to(progress)
     samples = sorted(
         (sample for sample in elements() if sample.name in config.crystals),
         key=lambda sample: config.crystals.index(sample.name),

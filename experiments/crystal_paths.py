@@ -23,11 +23,9 @@ the window in which it does is that of the tolerance. The special points are poi
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,7 +34,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.networks import command
-from experiments.records import provenance
+from experiments.records import provenance, say_to
 from jaxclear import models, plot
 from jaxclear.crystals import defects
 from jaxclear.crystals.cells import cluster, standard_cell
@@ -147,7 +145,7 @@ def run(
     workdir.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     made_by = provenance()
-    say = functools.partial(print, file=sys.stderr, flush=True) if progress else lambda *_: None
+    say = say_to(progress)
     found: dict[str, Any] = {}
     for name, model in networks.items():
         paths = {"bcc to sc": _removal_path(config, model)}

@@ -26,8 +26,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 import jaxclear
-from experiments.networks import ship
-from experiments.records import provenance
+from experiments.records import provenance, ship
 from experiments.train_mnist import add_arguments, load
 from jaxclear import models, plot, training
 from jaxclear.drawing import FOREGROUND, MUTED, certainty, colour_key, draw_image, heading, new_figure

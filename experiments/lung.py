@@ -35,13 +35,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments import medical
+from experiments import mapping, medical
 from experiments.lung_figures import critical_figure, roc_figure
 from experiments.lung_folds import Augmentation, Fold, Slices, collect, cross_validate, lung_network
 from experiments.lung_maps import critical_maps, examples, redrawn_scores, scores
-from experiments.networks import ship
 from experiments.phantoms_lung import NodulePhantoms
-from experiments.records import provenance
+from experiments.records import provenance, say_to, ship
 from jaxclear import plot
 from jaxclear.data.folds import group_folds
 from jaxclear.data.lidc import CLASSES, CONFIGURATIONS, LungNodules
@@ -115,7 +114,7 @@ class Config:
     settle: bool = False
     augmentation: Augmentation = AUGMENTATION
     rule: str = "deconvnet"
-    rules: tuple[str, ...] = medical.RULES
+    rules: tuple[str, ...] = mapping.RULES
     mapped: int = 100
     ring: int = 3
     phantoms: int = 500
@@ -179,7 +178,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
         TrainingError: a checkpoint of another run lies in `workdir`.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    started, made_by, say = time.perf_counter(), provenance(), medical.say_to(progress)
+    started, made_by, say = time.perf_counter(), provenance(), say_to(progress)
     source = _source(config)
     slices = collect(source, say)
     folds = group_folds(slices.labels, slices.groups, config.folds, seed=config.seed)

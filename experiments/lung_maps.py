@@ -1,7 +1,7 @@
 """Critical response maps of the lung study, scored against the nodules' masks, and the examples that are shown.
 
 A map of a class is its response, summed over channels, under a rule (eqs. 4.1 and 4.2), with the class maps cut off at
-zero (`experiments.medical.speaking` says why); the scores have the uncut ones beside.
+zero (`experiments.mapping.speaking` says why); the scores have the uncut ones beside.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy.ndimage import binary_dilation
 
 import jaxclear
-from experiments import medical
+from experiments import mapping, medical
 from experiments.lung_folds import Fold, Slices
 from experiments.phantoms_lung import KINDS, Kind, NodulePhantoms
 from jaxclear import training
@@ -88,7 +88,7 @@ def critical_maps(
     """Returns the maps of at most so many test slices of each fold, for all rules."""
     cut, uncut = (
         {rule: jaxclear.heat_map(apply, rule=rule, on_unmatched="ignore") for rule in rules}
-        for apply in (medical.speaking(module.apply), module.apply)
+        for apply in (mapping.speaking(module.apply), module.apply)
     )
     fresh = jax.jit(module.init)(jax.random.key(seed + 1), jnp.zeros((1, *slices.images.shape[1:])))
     rows, predicted, probabilities = [], [], []
@@ -122,7 +122,7 @@ def _heat(maps: Callable[..., Any], variables: Any, images: np.ndarray, labels: 
     count = len(images)
     padded = -(-count // _BATCH) * _BATCH
     rows = np.resize(np.arange(count), padded)
-    found = medical.mapped(maps, variables, images[rows], labels[rows], batch_size=_BATCH)
+    found = mapping.mapped(maps, variables, images[rows], labels[rows], batch_size=_BATCH)
     return jax.tree.map(lambda values: values[:count], found)
 
 

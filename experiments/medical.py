@@ -1,27 +1,20 @@
-"""What the studies on photographs and radiographs share: their command line, maps in batches, maps against truth."""
+"""What the studies on photographs and radiographs share: their command line, mirrored images, maps against truth."""
 
 import argparse
 import dataclasses
-import functools
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-import jaxclear
-from experiments.networks import ship
-from jaxclear.inputs import as_floats
+from experiments.records import ship
 from jaxclear.localisation import localise
-from jaxclear.responses import Apply
-
-RULES = tuple(jaxclear.RULES)
-"""Names of the rules that are compared."""
 
 
 def command(
@@ -94,65 +87,6 @@ def mirrored(
     return images
 
 
-def batches(images: np.ndarray, size: int) -> Iterator[tuple[Float[jax.Array, "B H W C"], slice]]:
-    """Yields images as floats in batches of one size, the last filled with its last image, and which they are."""
-    size = min(size, len(images))
-    for start in range(0, len(images), size):
-        chosen = images[start : start + size]
-        filled = np.concatenate([chosen, np.repeat(chosen[-1:], size - len(chosen), axis=0)])
-        yield as_floats(filled), slice(start, start + len(chosen))
-
-
-def mapped(
-    function: Callable[..., Any], variables: Any, images: np.ndarray, *more: np.ndarray, batch_size: int = 16
-) -> Any:
-    """Returns what `function(variables, images, *more)` returns for all images, batch by batch, as NumPy arrays.
-
-    Args:
-        function: an explanation; each of its arrays has one row an image. Compiled here.
-        variables: of the network.
-        images: uint8 or float32.
-        more: further arrays with one row an image.
-        batch_size: images a call.
-    """
-    compiled = jax.jit(function)
-    parts = []
-    for batch, place in batches(images, batch_size):
-        others = [np.resize(rows[place], (len(batch), *rows.shape[1:])) for rows in more]
-        count = place.stop - place.start
-        parts.append(
-            jax.tree.map(lambda rows, kept=count: np.asarray(rows)[:kept], compiled(variables, batch, *others))
-        )
-    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
-
-
-def speaking(apply: Apply) -> Apply:
-    """Returns a network whose class maps are cut off at zero: a class speaks only where its map is positive.
-
-    For explanation, not for prediction. The class layers of the published networks have no ReLU. A class that is out of
-    the question has strongly negative maps, and a negative seed through negative weights is a strong positive response:
-    uncut, the class that is *least* likely dominates the CLEAR map.
-    """
-    return lambda variables, images: jax.nn.relu(apply(variables, images))
-
-
-def class_maps(
-    apply: Apply, variables: Any, images: np.ndarray, *, rule: str, batch_size: int = 16
-) -> Float[np.ndarray, "N K H W"]:
-    """Returns every class's response in each image, summed over channels."""
-    respond = jaxclear.class_responses(apply, rule=rule, on_unmatched="ignore")
-
-    def by_image(tree: Any, batch: Array) -> Array:
-        return jnp.swapaxes(respond(tree, batch).sum(axis=-1), 0, 1)
-
-    return mapped(by_image, variables, images, batch_size=batch_size)
-
-
-def of_class(responses: Float[np.ndarray, "N K H W"], labels: Int[np.ndarray, " N"]) -> Float[np.ndarray, "N H W"]:
-    """Returns the responses of one class of each image."""
-    return responses[np.arange(len(labels)), labels]
-
-
 def moved(mask: Bool[np.ndarray, "H W"], rng: np.random.Generator) -> Bool[np.ndarray, "H W"]:
     """Returns a mask shifted at random, what leaves at one side coming in at the other: same area, same shape.
 
@@ -205,8 +139,3 @@ def truth_scores(
         "hit_percent": round(100 * float(found.hit[known].mean()), 2),
         "control_hit_percent": round(100 * float(np.nanmean(elsewhere.hit)), 2),
     }
-
-
-def say_to(progress: bool) -> Callable[..., None]:
-    """Returns a function that prints on standard error, or one that does nothing."""
-    return functools.partial(print, file=sys.stderr, flush=True) if progress else lambda *_: None

@@ -27,8 +27,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 import jaxclear
-from experiments.networks import ship
-from experiments.records import provenance
+from experiments import mapping
+from experiments.records import provenance, ship
 from experiments.table_5_3_figure import dress
 from experiments.train_mnist import RECIPE, add_arguments, checkpoint_of, load
 from jaxclear import checkpoints, models, plot, training
@@ -124,8 +124,8 @@ def run(
     curves: dict[str, Any] = {}
     accuracy: list[float] = []
     for rule in config.rules:
-        explain = jax.jit(jaxclear.class_responses(apply, rule=rule, on_unmatched="error"))
-        found = [_maps(explain, apply, state.variables, images[rows], config.batch_size) for state in states]
+        by_image = mapping.class_maps_of(apply, rule=rule, on_unmatched="error")
+        found = [_maps(by_image, apply, state.variables, images[rows], config.batch_size) for state in states]
         curves[rule] = _nearness(found)
         accuracy = [round(100 * float((maps.scores.argmax(axis=1) == labels[rows]).mean()), 2) for maps in found]
     steps = [state.step for state in states]
@@ -160,14 +160,9 @@ def _nearness(found: Sequence[Maps]) -> dict[str, Any]:
 
 
 def _maps(
-    explain: Callable[..., Any], apply: Callable[..., Any], variables: Any, images: np.ndarray, batch: int
+    by_image: Callable[..., Any], apply: Callable[..., Any], variables: Any, images: np.ndarray, batch: int
 ) -> Maps:
-    parts = []
-    for start in range(0, len(images), batch):
-        chosen = images[start : start + batch]
-        filled = as_floats(chosen[np.minimum(np.arange(batch), len(chosen) - 1)])
-        parts.append(np.moveaxis(np.asarray(explain(variables, filled)).sum(axis=-1), 0, -1)[: len(chosen)])
-    responses = np.concatenate(parts)
+    responses = np.moveaxis(mapping.mapped(by_image, variables, images, batch_size=batch), 1, -1)
     dominant = np.where(responses.max(axis=-1) > 0, responses.argmax(axis=-1), -1)
     return Maps(responses, dominant, training.predict(apply, variables, images))
 

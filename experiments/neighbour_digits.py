@@ -36,17 +36,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-import jaxclear
-from experiments import ccexam_network, standin
-from experiments.networks import ship
-from experiments.records import provenance
+from experiments import ccexam_network, mapping, standin
+from experiments.records import provenance, ship
 from jaxclear import models
-from jaxclear.inputs import as_floats
 from jaxclear.localisation import localise
 from jaxclear.responses import Apply, scores_of
 
@@ -75,7 +70,7 @@ class Config:
     seed: int = 7
     smallest: int = 20
     resamples: int = 2_000
-    rules: tuple[str, ...] = tuple(jaxclear.RULES)
+    rules: tuple[str, ...] = mapping.RULES
     batch_size: int = 25
 
     def __post_init__(self) -> None:
@@ -135,12 +130,7 @@ def lifted(apply: Apply) -> Apply:
     return lambda variables, images: apply(variables, images) + _LIFT
 
 
-def speaking(apply: Apply) -> Apply:
-    """Returns a network whose logits or class maps are cut off at zero; for explanation, not for prediction."""
-    return lambda variables, images: jax.nn.relu(apply(variables, images))
-
-
-SEEDS: dict[str, Callable[[Apply], Apply]] = {"own": lambda apply: apply, "positive": speaking, "one": lifted}
+SEEDS: dict[str, Callable[[Apply], Apply]] = {"own": lambda apply: apply, "positive": mapping.speaking, "one": lifted}
 
 
 def seeds_of(model: models.LoadedModel) -> tuple[str, ...]:
@@ -211,22 +201,8 @@ def responses(
         seeds: a key of `SEEDS`.
         batch_size: images a call.
     """
-    respond = jaxclear.class_responses(SEEDS[seeds](model.apply), rule=rule)
-
-    def rows(variables: Any, batch: Array) -> Array:
-        return jnp.moveaxis(respond(variables, batch).sum(axis=-1), 0, 1)
-
-    return _by_batches(rows, model.variables, images, batch_size)
-
-
-def _by_batches(
-    function: Callable[[Any, Array], Array], variables: Any, images: np.ndarray, batch_size: int
-) -> np.ndarray:
-    """What a function returns for all images, one row an image."""
-    compiled = jax.jit(function)
-    starts = range(0, len(images), batch_size)
-    parts = [compiled(variables, as_floats(images[start : start + batch_size])) for start in starts]
-    return np.concatenate([np.asarray(part) for part in parts])
+    by_image = mapping.class_maps_of(SEEDS[seeds](model.apply), rule=rule, on_unmatched="warn")
+    return mapping.mapped(by_image, model.variables, images, batch_size=batch_size)
 
 
 def measured(config: Config, maps: Float[np.ndarray, "N 10 H W"], found: Scenes) -> dict[str, Any]:
@@ -275,7 +251,7 @@ def _network_figures(config: Config, model: models.LoadedModel, found: Scenes) -
     def scores(variables: Any, images: Array) -> Array:
         return scores_of(model.apply(variables, images))
 
-    logits = _by_batches(scores, model.variables, found.images, config.batch_size)
+    logits = mapping.mapped(scores, model.variables, found.images, batch_size=config.batch_size)
     asked = np.take_along_axis(logits, found.classes, axis=1)
     return {
         "accuracy": _mean(logits.argmax(axis=1) == found.classes[:, 0], config),

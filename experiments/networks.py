@@ -1,4 +1,4 @@
-"""What the experiments on the trained crystal networks share: which networks, the command line, where results go."""
+"""What the experiments on the trained crystal networks share: which networks, and the command line."""
 
 import argparse
 import pathlib
@@ -6,10 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from experiments.records import ship
 from jaxclear import models
-
-RESULTS = pathlib.Path(__file__).parent / "results"
-FIGURES = pathlib.Path(__file__).parent / "figures"
 
 
 def networks_of(weights: Sequence[pathlib.Path]) -> dict[str, models.LoadedModel]:
@@ -52,10 +50,3 @@ def command(
     if options.ship:
         ship(options.workdir, f"{name}.json", [picture.format(network) for network in networks for picture in pictures])
     return results
-
-
-def ship(workdir: pathlib.Path, results: str, pictures: Sequence[str]) -> None:
-    """Copies results and pictures of a run into the checkout."""
-    for name, folder in ((results, RESULTS), *((picture, FIGURES) for picture in pictures)):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes((workdir / name).read_bytes())

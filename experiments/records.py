@@ -1,4 +1,4 @@
-"""What every experiment on structures shares: its command line, what a run was made by, Wilson's interval."""
+"""What experiments share: the command line of those on structures, where results go, what a run was made by."""
 
 import argparse
 import functools
@@ -12,6 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+FIGURES = pathlib.Path(__file__).parent / "figures"
 
 Run = Callable[[str, pathlib.Path], dict[str, Any]]
 """`(source, workdir) -> results`."""
@@ -73,3 +76,15 @@ def provenance() -> dict[str, Any]:
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {platform.system()}",
         "versions": {name: metadata.version(name) for name in ("jax", "flax", "optax", "numpy", "spglib", "ase")},
     }
+
+
+def ship(workdir: pathlib.Path, results: str, pictures: Sequence[str]) -> None:
+    """Copies results and pictures of a run into the checkout."""
+    for name, folder in ((results, RESULTS), *((picture, FIGURES) for picture in pictures)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((workdir / name).read_bytes())
+
+
+def say_to(progress: bool) -> Callable[..., None]:
+    """Returns a function that prints on standard error, or one that does nothing."""
+    return functools.partial(print, file=sys.stderr, flush=True) if progress else lambda *_: None

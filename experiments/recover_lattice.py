@@ -15,10 +15,8 @@ space group of the averaged cell is of the right class. Parameters were chosen o
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -28,7 +26,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.crystal_study import TEST_ELEMENTS, ball
-from experiments.records import command, provenance, wilson
+from experiments.records import command, provenance, say_to, wilson
 from jaxclear.crystals import datasets, defects
 from jaxclear.crystals.average import average_cell
 from jaxclear.crystals.cells import cluster, nearest_neighbour_distance, standard_cell, symmetry_dataset
@@ -102,7 +100,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     workdir.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     made_by = provenance()
-    say = functools.partial(print, file=sys.stderr, flush=True) if progress else lambda *_: None
+    say = say_to(progress)
     dataset = datasets.load(config.source)
     chosen = np.isin(dataset.elements, config.elements) & ~dataset.near_degenerate
     if not chosen.any():

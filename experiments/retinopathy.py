@@ -17,7 +17,7 @@ Own figure: none on the data set; experiments/results/retinopathy-phantoms.json 
 Preprocessing, in training and in explanation: `jaxclear.data.retinopathy.fundus` (crop, one size), then `normalise`
 (channel-wise). Maps are those of the network behind `normalise`, which keeps every pixel at its place. To pass the
 response through it as well would subtract the response's own mean from every pixel; the phantoms' results have both.
-A grade speaks only where its class map is positive (`experiments.medical.speaking`); the results have the CLEAR maps'
+A grade speaks only where its class map is positive (`experiments.mapping.speaking`); the results have the CLEAR maps'
 agreement with the predicted grade with and without that.
 """
 
@@ -36,8 +36,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from scipy.ndimage import binary_dilation
 
 import jaxclear
-from experiments import medical, phantoms_fundus
-from experiments.records import provenance, wilson
+from experiments import mapping, medical, phantoms_fundus
+from experiments.records import provenance, say_to, wilson
 from experiments.retinopathy_figure import Reading, gallery
 from jaxclear import models, plot, training
 from jaxclear.attention import attentive_regions
@@ -73,7 +73,7 @@ class Config:
     test_share: float = 0.1
     optimisation: training.TrainConfig = RECIPE
     rule: str = "guided"
-    rules: tuple[str, ...] = medical.RULES
+    rules: tuple[str, ...] = mapping.RULES
     phantoms: int = 700
     photograph_share: float = 0.25
     margin: int = 2
@@ -122,7 +122,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     """
     name = "retinopathy" if config.source else "retinopathy-phantoms"
     workdir.mkdir(parents=True, exist_ok=True)
-    started, made_by, say = time.perf_counter(), provenance(), medical.say_to(progress)
+    started, made_by, say = time.perf_counter(), provenance(), say_to(progress)
     train, test, fundus = _data(config)
     say(f"{len(train.images)} photographs to train on, {len(test.images)} to test on")
     network, table = models.build("retinopathy")
@@ -236,10 +236,10 @@ def _map_scores(
     inputs = _normalised(images)
     untrained = module.init(jax.random.key(config.seed + 1), jnp.zeros((1, *images.shape[1:])))
     network = module.network.apply
-    speaking = medical.speaking(network)
+    speaking = mapping.speaking(network)
 
     def score(responses: np.ndarray, *, by_grade: bool = False) -> dict[str, Any]:
-        found = medical.of_class(responses, grades)
+        found = mapping.of_class(responses, grades)
         parts = {GRADES[k]: np.flatnonzero(grades == k) for k in range(1, len(GRADES))} if by_grade else {}
         everything = medical.truth_scores(found, masks, medical.turned, within=within)
         return everything | {
@@ -250,14 +250,14 @@ def _map_scores(
 
     scores: dict[str, Any] = {"images": len(chosen), "rules": {}, "untrained_network": {}, "clear_maps": {}}
     for rule in config.rules:
-        cut, uncut = (medical.class_maps(f, inner(variables), inputs, rule=rule) for f in (speaking, network))
+        cut, uncut = (mapping.class_maps(f, inner(variables), inputs, rule=rule) for f in (speaking, network))
         scores["rules"][rule] = score(cut, by_grade=True)
         scores["clear_maps"][rule] = {
             "predicted_grade_percent": own_share(cut, grades),
             "uncut_class_maps_percent": own_share(uncut, grades),
         }
-        scores["untrained_network"][rule] = score(medical.class_maps(speaking, inner(untrained), inputs, rule=rule))
-    through = medical.class_maps(medical.speaking(module.apply), variables, images, rule=config.rule)
+        scores["untrained_network"][rule] = score(mapping.class_maps(speaking, inner(untrained), inputs, rule=rule))
+    through = mapping.class_maps(mapping.speaking(module.apply), variables, images, rule=config.rule)
     return scores | {"through_the_normalisation": {config.rule: score(through)}}
 
 
@@ -267,7 +267,7 @@ def inner(variables: Any) -> dict[str, Any]:
 
 
 def _normalised(images: UInt8[np.ndarray, "N S S 3"]) -> Float[np.ndarray, "N S S 3"]:
-    return medical.mapped(lambda _, batch: normalise(batch), None, images)
+    return mapping.mapped(lambda _, batch: normalise(batch), None, images)
 
 
 def own_share(responses: Float[np.ndarray, "N K H W"], labels: Int[np.ndarray, " N"]) -> float:
@@ -289,9 +289,9 @@ def _readings(
     ]
     rows = np.concatenate(places)
     inputs, predicted = _normalised(test.images[rows]), probabilities[rows].argmax(axis=1)
-    apply = medical.speaking(network.apply)
-    clear = medical.mapped(jaxclear.clear_map(apply, rule=config.rule), variables, inputs)
-    responses = medical.of_class(medical.class_maps(apply, variables, inputs, rule=config.rule), predicted)
+    apply = mapping.speaking(network.apply)
+    clear = mapping.mapped(jaxclear.clear_map(apply, rule=config.rule), variables, inputs)
+    responses = mapping.of_class(mapping.class_maps(apply, variables, inputs, rule=config.rule), predicted)
     readings: dict[int, Reading] = {}
     for index, row in enumerate(rows):
         regions = attentive_regions(responses[index], sigma=config.size / 64, most=1)

@@ -27,8 +27,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from experiments.networks import ship
-from experiments.records import provenance, wilson
+from experiments.records import provenance, ship, wilson
 from experiments.table_5_3_figure import curves_figure
 from experiments.train_mnist import add_arguments
 from jaxclear import data, models, plot, strong_features

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments import ccexam_network, standin, table_5_3
-from experiments.networks import ship
+from experiments.records import ship
 from jaxclear import models
 
 GREY = table_5_3.FILL["svhn"]

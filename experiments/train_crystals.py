@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.records import provenance
+from experiments.records import provenance, say_to
 from jaxclear import models, training
 from jaxclear.crystals import datasets, defects
 from jaxclear.crystals.cells import clusters_of
@@ -94,7 +94,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     workdir.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     made_by = provenance()  # now: the code that runs is the code that is there when it starts
-    say = functools.partial(print, file=sys.stderr, flush=True) if progress else lambda *_: None
+    say = say_to(progress)
     dataset = datasets.load(config.source)
     dropped, unreadable = dict(dataset.dropped), len(dataset.failures)
     say(f"{len(dataset.labels)} labelled, dropped {dropped}, {unreadable} unreadable")

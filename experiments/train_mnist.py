@@ -29,8 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.networks import ship
-from experiments.records import provenance, wilson
+from experiments.records import provenance, ship, wilson
 from jaxclear import data, models, training
 from jaxclear.augment import RandomAffine
 from jaxclear.models import weights

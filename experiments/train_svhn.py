@@ -34,8 +34,7 @@ import numpy as np
 
 import jaxclear.data
 from experiments import standin
-from experiments.networks import ship
-from experiments.records import provenance, wilson
+from experiments.records import provenance, ship, wilson
 from jaxclear import models, training
 from jaxclear.augment import RandomAffine
 from jaxclear.models import weights

@@ -10,14 +10,14 @@ import pytest
 
 import jaxclear
 from data import trees
-from experiments import medical, retinopathy
+from experiments import mapping, medical, retinopathy
 
 
 def test_maps_in_batches_are_those_of_each_image():
     images = np.random.default_rng(0).integers(0, 256, (7, 5, 4, 2)).astype(np.uint8)
     labels = np.arange(7, dtype=np.int32)
     function = lambda scale, batch, rows: {"sum": scale * batch.sum((1, 2)), "label": rows * 2}
-    found = medical.mapped(function, 3.0, images, labels, batch_size=3)
+    found = mapping.mapped(function, 3.0, images, labels, batch_size=3)
     np.testing.assert_allclose(found["sum"], 3 * (images / 255).sum((1, 2)), rtol=1e-5)
     np.testing.assert_array_equal(found["label"], labels * 2)
 
@@ -63,7 +63,7 @@ def test_a_class_that_is_out_of_the_question_is_silent():
     network = lambda kernel, images: jax.nn.relu(images) @ kernel
     kernel, images = jnp.array([[1.0, -3.0]]), jnp.ones((1, 3, 3, 1))
     uncut = jaxclear.clear_map(network)(kernel, images)
-    cut = jaxclear.clear_map(medical.speaking(network))(kernel, images)
+    cut = jaxclear.clear_map(mapping.speaking(network))(kernel, images)
     assert (np.asarray(uncut.dominant_class) == 1).all()
     assert (np.asarray(cut.dominant_class) == 0).all()
 

@@ -273,7 +273,7 @@ def standardised(structure: Crystal, motif: Motif, *, copies: int, evidence: flo
     return AverageCell(
         crystal=standard,
         space_group=int(dataset.number),
-        arrangement_group=_arrangement_group(cell, 1e-3 * d_nn) if kinds.max() else int(dataset.number),
+        arrangement_group=_arrangement_group(cell, dataset, 1e-3 * d_nn),
         sites=sites,
         occupancies=motif.weights[owners] / copies,
         spreads=np.sqrt(motif.variances[owners]),
@@ -298,8 +298,10 @@ def _sites_cell(
     return Crystal(lattice, fractions @ lattice, numbers, np.ones(len(kinds)), np.ones(3, bool), name)
 
 
-def _arrangement_group(sites: Crystal, symprec: float) -> int:
-    """Space group of the sites with their kinds ignored; 0 when there is none."""
+def _arrangement_group(sites: Crystal, own: Any, symprec: float) -> int:
+    """Space group of the sites with their kinds ignored, 0 when there is none; `own` is the dataset with them."""
+    if not np.ptp(sites.numbers):
+        return int(own.number)
     dataset = symmetry_dataset(sites._replace(numbers=np.ones_like(sites.numbers)), symprec=symprec)
     return 0 if dataset is None else int(dataset.number)
 
@@ -369,7 +371,7 @@ def _as_given(structure: Crystal, symprec: float) -> AverageCell | None:
     return AverageCell(
         crystal=standard,
         space_group=int(dataset.number),
-        arrangement_group=_arrangement_group(structure, symprec) if np.ptp(structure.numbers) else int(dataset.number),
+        arrangement_group=_arrangement_group(structure, dataset, symprec),
         sites=sites,
         occupancies=np.ones(len(sites)),
         spreads=np.zeros(len(sites)),
