@@ -75,12 +75,12 @@ def plain_explanations(network: networks.Network, rule: str, classes: Sequence[i
     def obvious(parameters: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         maps, pull = maps_and_pull(parameters, images)
         seeds = jax.nn.one_hot(ids, network.num_classes)
-        responses = jax.vmap(lambda seed: pull(seed * maps)[0])(seeds).sum(axis=-1)
+        responses = jax.vmap(lambda seed: pull(seed * jnp.maximum(maps, 0))[0])(seeds).sum(axis=-1)
         return responses.max(axis=0), ids[responses.argmax(axis=0)]
 
     def one_class(parameters: Any, images: jax.Array, number: jax.Array) -> jax.Array:
         maps, pull = maps_and_pull(parameters, images)
-        return pull(jax.nn.one_hot(number, network.num_classes) * maps)[0].sum(axis=-1)
+        return pull(jax.nn.one_hot(number, network.num_classes) * jnp.maximum(maps, 0))[0].sum(axis=-1)
 
     return {"obvious": obvious, "one class": one_class}
 

@@ -1,7 +1,8 @@
 """CLEAR maps by PyTorch packages, from the same weights: Captum and Zennit a class at a time, and a hand-written loop.
 
-The seed of class `c` is the network's class map restricted to kernel `c`. Captum only takes a scalar a class: half the
-sum of the squares of its map, whose gradient is that seed. All return the maximum over the classes and which it was.
+The seed of class `c` is the positive part of the network's class map restricted to kernel `c`. Captum only takes a
+scalar a class: half the sum of that part's squares, whose gradient is that seed. All return the maximum over classes
+and which it was.
 """
 
 import warnings
@@ -69,7 +70,7 @@ class Peers:
                 self.network = network
 
             def forward(self, images: Any) -> Any:
-                maps = self.network(images)
+                maps = self.network(images).clamp(min=0)
                 return maps.square().flatten(2).sum(2) / 2 if maps.ndim > 2 else maps.square() / 2
 
         method = {"guided": GuidedBackprop, "deconvnet": Deconvolution}[self._rule](Halved())
@@ -91,7 +92,7 @@ class Peers:
         def respond(number: int) -> Any:
             def seed(maps: Any) -> Any:
                 only = torch.zeros_like(maps)
-                only[:, number] = maps[:, number]
+                only[:, number] = maps[:, number].clamp(min=0)
                 return only.detach()
 
             with Gradient(network, composite) as attributor:
@@ -133,7 +134,7 @@ class Peers:
                 state["maps"] = network(state["images"])
             maps = state["maps"]
             seed = torch.zeros_like(maps)
-            seed[:, number] = maps[:, number].detach()
+            seed[:, number] = maps[:, number].detach().clamp(min=0)
             return torch.autograd.grad(maps, state["images"], seed, retain_graph=True)[0]
 
         return respond

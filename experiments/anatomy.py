@@ -329,8 +329,7 @@ def _map_scores(config: Config, found: Trained, explained: Images) -> dict[str, 
         if rule != config.rule:
             attention = attention_maps(found.apply, found.variables, explained.images, rule=rule, units=config.units)
         scores["units"][rule] = medical.truth_scores(attention, masks, medical.moved, seed=config.seed)
-    speaking = mapping.speaking(found.apply)
-    responses = mapping.class_maps(speaking, found.variables, explained.images, rule=config.rule)
+    responses = mapping.class_maps(found.apply, found.variables, explained.images, rule=config.rule)
     own = mapping.of_class(responses, explained.labels)
     scores["class"][config.rule] = medical.truth_scores(own, masks, medical.moved, seed=config.seed)
     return scores

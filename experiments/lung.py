@@ -216,8 +216,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
         "maps": {
             "question": "the response of the predicted class in test slices, one a patient or phantom: its share on "
             "the mask, beside the mask's share of the area and a control, the mask moved at random; hit: the strongest "
-            "response lies on it. uncut: without cutting the class maps off at zero; untrained: a network with fresh "
-            "weights, asked for the same classes",
+            "response lies on it; untrained: a network with fresh weights, asked for the same classes",
             "images": len(mapped.rows),
             **scores(mapped, slices, ring=config.ring),
         },

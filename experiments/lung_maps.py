@@ -1,7 +1,6 @@
 """Critical response maps of the lung study, scored against the nodules' masks, and the examples that are shown.
 
-A map of a class is its response, summed over channels, under a rule (eqs. 4.1 and 4.2), with the class maps cut off at
-zero (`experiments.mapping.speaking` says why); the scores have the uncut ones beside.
+A map of a class is its response, summed over channels, under a rule (eqs. 4.1 and 4.2).
 """
 
 from collections.abc import Callable, Sequence
@@ -41,7 +40,7 @@ class Mapped(NamedTuple):
         rows: which slices.
         predicted: the class that its network gives each.
         probabilities: of malignancy.
-        own: for each variant (trained, uncut, untrained) and rule the maps of the predicted class.
+        own: for each variant (trained, untrained) and rule the maps of the predicted class.
         other: the maps of the other class by the trained networks, for each rule.
     """
 
@@ -86,13 +85,10 @@ def critical_maps(
     module: ConvNet, slices: Slices, folds: Sequence[Fold], rules: Sequence[str], *, most: int, seed: int
 ) -> Mapped:
     """Returns the maps of at most so many test slices of each fold, for all rules."""
-    cut, uncut = (
-        {rule: jaxclear.heat_map(apply, rule=rule, on_unmatched="ignore") for rule in rules}
-        for apply in (mapping.speaking(module.apply), module.apply)
-    )
+    heat_maps = {rule: jaxclear.heat_map(module.apply, rule=rule, on_unmatched="ignore") for rule in rules}
     fresh = jax.jit(module.init)(jax.random.key(seed + 1), jnp.zeros((1, *slices.images.shape[1:])))
     rows, predicted, probabilities = [], [], []
-    own = {name: {rule: [] for rule in rules} for name in ("trained", "uncut", "untrained")}
+    own = {name: {rule: [] for rule in rules} for name in ("trained", "untrained")}
     other: dict[str, list[np.ndarray]] = {rule: [] for rule in rules}
     for fold in folds:
         chosen = chosen_rows(slices, fold.rows, most, seed=seed)
@@ -100,12 +96,8 @@ def critical_maps(
         probabilities.append(fold.probabilities[np.searchsorted(fold.rows, chosen)])
         predicted.append((probabilities[-1] > 0.5).astype(np.int32))
         for rule in rules:
-            for name, (maps, variables) in {
-                "trained": (cut, fold.variables),
-                "uncut": (uncut, fold.variables),
-                "untrained": (cut, fresh),
-            }.items():
-                found = _heat(maps[rule], variables, slices.images[chosen], predicted[-1])
+            for name, variables in {"trained": fold.variables, "untrained": fresh}.items():
+                found = _heat(heat_maps[rule], variables, slices.images[chosen], predicted[-1])
                 own[name][rule].append(found.evidence_for)
                 if name == "trained":
                     other[rule].append(found.evidence_against)

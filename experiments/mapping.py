@@ -49,16 +49,6 @@ def mapped(
     return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
 
-def speaking(apply: Apply) -> Apply:
-    """Returns a network whose class maps are cut off at zero: a class speaks only where its map is positive.
-
-    For explanation, not for prediction. The class layers of the published networks have no ReLU. A class that is out of
-    the question has strongly negative maps, and a negative seed through negative weights is a strong positive response:
-    uncut, the class that is *least* likely dominates the CLEAR map.
-    """
-    return lambda variables, images: jax.nn.relu(apply(variables, images))
-
-
 def class_maps_of(
     apply: Apply, *, rule: str, on_unmatched: OnUnmatched = "ignore"
 ) -> Callable[[Any, Float[Array, "B H W C"]], Float[Array, "B K H W"]]:

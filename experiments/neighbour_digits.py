@@ -19,12 +19,10 @@ one, and on the background, against the share of the pixels, which a map that kn
 a digit's pixels the CLEAR map gives to its class, inside the digit and outside it. Intervals are from a bootstrap over
 images.
 
-Each is measured with two seeds of a class. *own*: the class layer's values, as the method defines them. A class that is
-out of the question has a strongly negative logit; passed back, a negative seed marks what speaks against the class,
-with more response than the predicted class has. So, for a network that returns logits, *one*: 1 for every class, what
-would speak for it, were it asked; softmax is blind to a constant added to all logits, so the network itself does not
-tell the two apart. For a network that returns class maps, *positive*: their positive part, the places that speak for
-the class.
+The seed is the class layer's value, as the method defines it: *own*. By `guided` and `deconvnet` a class with a
+negative logit responds nowhere; by `backprop` and `linear` its response marks what speaks against it. So a network that
+returns logits is measured with a second seed as well, *one*: 1 for every class, what would speak for it, were it asked;
+softmax is blind to a constant added to all logits, so the network itself does not tell the two apart.
 """
 
 import argparse
@@ -130,12 +128,12 @@ def lifted(apply: Apply) -> Apply:
     return lambda variables, images: apply(variables, images) + _LIFT
 
 
-SEEDS: dict[str, Callable[[Apply], Apply]] = {"own": lambda apply: apply, "positive": mapping.speaking, "one": lifted}
+SEEDS: dict[str, Callable[[Apply], Apply]] = {"own": lambda apply: apply, "one": lifted}
 
 
 def seeds_of(model: models.LoadedModel) -> tuple[str, ...]:
-    """Returns the seeds that are measured: `one` of logits, `positive` of class maps, `own` of both."""
-    return ("own", "positive") if model.network.returns_class_maps else ("own", "one")
+    """Returns the seeds that are measured: `one` of logits, `own` of class maps as well."""
+    return ("own",) if model.network.returns_class_maps else ("own", "one")
 
 
 def run(

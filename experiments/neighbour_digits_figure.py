@@ -38,7 +38,6 @@ def draw(name: str, model: models.LoadedModel, found: Scenes, file: pathlib.Path
     columns = [
         ("image", shown.images / 255),
         ("CLEAR\nseeds “own”", _clear_colours(maps["own"])),
-        ("CLEAR\nseeds “positive”", _clear_colours(maps["positive"])),
         ("CLEAR\nseeds “one”", _clear_colours(maps["one"])),
         *(
             (

@@ -17,8 +17,6 @@ Own figure: none on the data set; experiments/results/retinopathy-phantoms.json 
 Preprocessing, in training and in explanation: `jaxclear.data.retinopathy.fundus` (crop, one size), then `normalise`
 (channel-wise). Maps are those of the network behind `normalise`, which keeps every pixel at its place. To pass the
 response through it as well would subtract the response's own mean from every pixel; the phantoms' results have both.
-A grade speaks only where its class map is positive (`experiments.mapping.speaking`); the results have the CLEAR maps'
-agreement with the predicted grade with and without that.
 """
 
 import dataclasses
@@ -236,7 +234,6 @@ def _map_scores(
     inputs = _normalised(images)
     untrained = module.init(jax.random.key(config.seed + 1), jnp.zeros((1, *images.shape[1:])))
     network = module.network.apply
-    speaking = mapping.speaking(network)
 
     def score(responses: np.ndarray, *, by_grade: bool = False) -> dict[str, Any]:
         found = mapping.of_class(responses, grades)
@@ -250,14 +247,11 @@ def _map_scores(
 
     scores: dict[str, Any] = {"images": len(chosen), "rules": {}, "untrained_network": {}, "clear_maps": {}}
     for rule in config.rules:
-        cut, uncut = (mapping.class_maps(f, inner(variables), inputs, rule=rule) for f in (speaking, network))
-        scores["rules"][rule] = score(cut, by_grade=True)
-        scores["clear_maps"][rule] = {
-            "predicted_grade_percent": own_share(cut, grades),
-            "uncut_class_maps_percent": own_share(uncut, grades),
-        }
-        scores["untrained_network"][rule] = score(mapping.class_maps(speaking, inner(untrained), inputs, rule=rule))
-    through = mapping.class_maps(mapping.speaking(module.apply), variables, images, rule=config.rule)
+        responses = mapping.class_maps(network, inner(variables), inputs, rule=rule)
+        scores["rules"][rule] = score(responses, by_grade=True)
+        scores["clear_maps"][rule] = {"predicted_grade_percent": own_share(responses, grades)}
+        scores["untrained_network"][rule] = score(mapping.class_maps(network, inner(untrained), inputs, rule=rule))
+    through = mapping.class_maps(module.apply, variables, images, rule=config.rule)
     return scores | {"through_the_normalisation": {config.rule: score(through)}}
 
 
@@ -289,9 +283,8 @@ def _readings(
     ]
     rows = np.concatenate(places)
     inputs, predicted = _normalised(test.images[rows]), probabilities[rows].argmax(axis=1)
-    apply = mapping.speaking(network.apply)
-    clear = mapping.mapped(jaxclear.clear_map(apply, rule=config.rule), variables, inputs)
-    responses = mapping.of_class(mapping.class_maps(apply, variables, inputs, rule=config.rule), predicted)
+    clear = mapping.mapped(jaxclear.clear_map(network.apply, rule=config.rule), variables, inputs)
+    responses = mapping.of_class(mapping.class_maps(network.apply, variables, inputs, rule=config.rule), predicted)
     readings: dict[int, Reading] = {}
     for index, row in enumerate(rows):
         regions = attentive_regions(responses[index], sigma=config.size / 64, most=1)

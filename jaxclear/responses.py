@@ -112,7 +112,8 @@ def class_responses(
         R(x|c) = G_1 U_1 G_2 U_2 … G_L^c z_L
 
     The seed of class `c` is the network's class map restricted to kernel `c`, a map in space; for a network that
-    returns logits it is `logit_c` at unit `c`.
+    returns logits it is `logit_c` at unit `c`. By `deconvnet` and `guided` only its positive part is passed back, so a
+    class that is ruled out responds nowhere.
 
     Args:
         apply: `(variables, images)` -> class maps (B, *map, K) or logits (B, K).
@@ -191,9 +192,10 @@ class ClassBackprop(NamedTuple):
     def respond(self, classes: Int[Array, " n"] | Int[Array, "B n"]) -> ClassResponse:
         """Returns the responses and scores of `classes`."""
         z, pull_head = jax.vjp(lambda features: self._class_maps(features, classes), self.features)
+        seeds = self.rule.seed(z)
 
         def one(unit: Array) -> Array:
-            return self.pull(*pull_head(z * unit))[0]
+            return self.pull(*pull_head(seeds * unit))[0]
 
         return ClassResponse(jax.vmap(one)(jnp.eye(z.shape[-1], dtype=z.dtype)), scores_of(z))
 

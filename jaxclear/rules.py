@@ -8,6 +8,10 @@ in the ReLU alone (D. Kumar, "Class Based Strategies for Understanding Neural Ne
     guided      1[f > 0] * max(R, 0)    Springenberg et al., arXiv:1412.6806
     linear      R                       eq. 5.2 as printed: no ReLU appears in it
 
+A response starts as the seed: the class map, logit or activation itself. `deconvnet` and `guided` pass back positive
+responses only, and a seed is one: its negative values vanish at once, so a class that is ruled out responds
+nowhere. Under `backprop` and `linear` they count.
+
 Max-pooling is undone by the switches of the forward pass. At `x = 0` exactly `1[f > 0]` is 0, while `jax.grad` of
 `jnp.maximum(x, 0)` is one half.
 """
@@ -28,8 +32,19 @@ from jaxclear.pooling import MaxPool
 ReluRule = Callable[[Float[Array, "*s"], Bool[Array, "*s"], Float[Array, "*s"]], Float[Array, "*s"]]
 """`(x, active, response) -> response`: the ReLU's input, where its derivative is 1, and what arrives from above."""
 
+SeedRule = Callable[[Float[Array, "*s"]], Float[Array, "*s"]]
+"""`value -> response`: from a class map, logit or activation to the response that starts there."""
+
 PoolRule = Callable[[MaxPool, Int[Array, "*o"], Float[Array, "*o"]], Float[Array, "*i"]]
 """`(pool, switches, response) -> response` of the shape of the pooling's input, `pool.shape`."""
+
+
+def _unchanged(value: Array) -> Array:
+    return value
+
+
+def _positive(value: Array) -> Array:
+    return jnp.maximum(value, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +56,7 @@ class Rule:
         relu: `(x, active, response) -> response`, all of one shape. `active` is true where the rectifier's
             derivative is 1 (`x > 0`, and below the cap of a capped one such as ReLU6).
         max_pool: `(pool, switches, response) -> response` of shape `pool.shape`; by switches by default.
+        seed: `value -> response`, where a response starts; the value itself by default.
 
     Example:
         A rule that takes the response's magnitude where the unit was active:
@@ -54,14 +70,15 @@ class Rule:
     name: str
     relu: ReluRule
     max_pool: PoolRule = MaxPool.unpool
+    seed: SeedRule = _unchanged
 
 
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
         Rule("backprop", relu=lambda x, active, response: jnp.where(active, response, 0)),
-        Rule("deconvnet", relu=lambda x, active, response: jnp.maximum(response, 0)),
-        Rule("guided", relu=lambda x, active, response: jnp.where(active, jnp.maximum(response, 0), 0)),
+        Rule("deconvnet", relu=lambda x, active, response: jnp.maximum(response, 0), seed=_positive),
+        Rule("guided", relu=lambda x, active, response: jnp.where(active, jnp.maximum(response, 0), 0), seed=_positive),
         Rule("linear", relu=lambda x, active, response: response),
     )
 }

@@ -51,7 +51,8 @@ def unit_responses(
         R(x|f) = G_1 U_1 … G_L^f z_L
 
     The seed of unit `f` is the layer's own activation map of that unit: the output of the ReLU that follows the
-    layer, or where none follows the layer's output with its bias.
+    layer, or where none follows the layer's output with its bias, of which `deconvnet` and `guided` take the positive
+    part.
 
     Args:
         apply: any pure function `(variables, images) -> arrays`.
@@ -84,6 +85,7 @@ def unit_responses(
             return value[step] if found.in_scan else value
 
         z, pull = jax.vjp(activation, images)
+        seeds = resolved.seed(z)
         sums = z.sum(axis=tuple(range(1, z.ndim - 1)))
         if units is None:
             if top_n > z.shape[-1]:
@@ -96,7 +98,7 @@ def unit_responses(
 
         def respond(unit: Array) -> Array:
             mask = jax.nn.one_hot(unit, z.shape[-1], dtype=z.dtype)
-            return pull(z * mask.reshape(z.shape[0], *[1] * (z.ndim - 2), z.shape[-1]))[0]
+            return pull(seeds * mask.reshape(z.shape[0], *[1] * (z.ndim - 2), z.shape[-1]))[0]
 
         responses = lax.map(with_canonical_convolutions(respond), chosen.T)
         return UnitResponses(responses, chosen, activations, responses.max(axis=0))

@@ -19,6 +19,11 @@ def relu_back(rule, x, response):
     }[rule]
 
 
+def seed(rule, value):
+    """Rules that pass back positive responses only start from positive values only."""
+    return np.maximum(value, 0) if rule in ("deconvnet", "guided") else value
+
+
 @dataclasses.dataclass
 class Conv:
     kernel: np.ndarray  # (kh, kw, Cin / groups, Cout)
@@ -155,13 +160,13 @@ def forward(layers, image):
     return values
 
 
-def class_responses(layers, image, rule):
-    """Returns R(x|c) of every class: the class map (or logit) restricted to its kernel, passed back."""
+def class_responses(layers, image, rule, seed=seed):
+    """Returns R(x|c) of every class: the seed of its class map (or logit), restricted to its kernel, passed back."""
     values = forward(layers, image)
     responses = []
     for c in range(values[-1].shape[-1]):
         response = np.zeros_like(values[-1])
-        response[..., c] = values[-1][..., c]
+        response[..., c] = seed(rule, values[-1][..., c])
         for layer, x in zip(reversed(layers), reversed(values[:-1]), strict=True):
             response = layer.backward(rule, x, response)
         responses.append(response)

@@ -131,7 +131,8 @@ def test_obvious_responses_of_one_layer_are_its_kernels_times_its_maps():
     obvious = bench_clear.plain_explanations(network, "guided", range(4))["obvious"]
     response, dominant = obvious(network.parameters, images)
     kernel, bias = network.parameters[0]["kernel"][0, 0], network.parameters[0]["bias"]
-    by_class = (images @ kernel + bias) * kernel.sum(axis=0)  # R = z_c w_c, summed over the channels
+    # R = max(z_c, 0) w_c, summed over the channels
+    by_class = jnp.maximum(images @ kernel + bias, 0) * kernel.sum(axis=0)
     np.testing.assert_allclose(response, by_class.max(axis=-1), rtol=1e-4)
     np.testing.assert_array_equal(dominant, by_class.argmax(axis=-1))
 

@@ -163,10 +163,10 @@ def test_scores_of_maps_that_know_the_truth():
     slices = lung_folds.collect(NodulePhantoms(16, slices=1, size=48, seed=4))
     truth = slices.masks["mask"].astype(np.float32)
     spikes = np.where(slices.masks["spicules"].any(axis=(1, 2))[:, None, None], slices.masks["spicules"], truth)
-    own = {"trained": {"deconvnet": truth}, "uncut": {"deconvnet": spikes.astype(np.float32)}}
+    own = {"trained": {"deconvnet": truth}, "untrained": {"deconvnet": spikes.astype(np.float32)}}
     mapped = lung_maps.Mapped(np.arange(16), slices.labels, slices.labels.astype(float), own, {"deconvnet": truth})
     found = lung_maps.scores(mapped, slices, ring=2)
-    everywhere, on_spicules = found["trained"]["deconvnet"], found["uncut"]["deconvnet"]
+    everywhere, on_spicules = found["trained"]["deconvnet"], found["untrained"]["deconvnet"]
     assert everywhere["nodule"]["share_percent"] == everywhere["nodule"]["hit_percent"] == 100
     assert everywhere["nodule"]["images"] == 16
     assert everywhere["spicules"]["images"] == (slices.labels == 1).sum() == 8

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxclear
 from data import trees
 from experiments import mapping, medical, retinopathy
 
@@ -56,16 +55,6 @@ def test_mirrored_images_are_flips_of_each_for_itself():
     assert kinds == {0, 1, 2, 3}
     sideways = np.asarray(medical.mirrored(jax.random.key(0), jnp.asarray(images), axes=(2,)))
     assert all(np.array_equal(a, b) or np.array_equal(a[:, ::-1], b) for a, b in zip(images, sideways, strict=True))
-
-
-def test_a_class_that_is_out_of_the_question_is_silent():
-    """Class 1 is strongly negative wherever class 0 speaks; uncut its response is the larger one."""
-    network = lambda kernel, images: jax.nn.relu(images) @ kernel
-    kernel, images = jnp.array([[1.0, -3.0]]), jnp.ones((1, 3, 3, 1))
-    uncut = jaxclear.clear_map(network)(kernel, images)
-    cut = jaxclear.clear_map(mapping.speaking(network))(kernel, images)
-    assert (np.asarray(uncut.dominant_class) == 1).all()
-    assert (np.asarray(cut.dominant_class) == 0).all()
 
 
 def test_the_predicted_grades_part_of_a_clear_map_against_loops():
@@ -127,7 +116,7 @@ def test_maps_of_rightly_graded_phantoms_are_scored(phantoms):
         ("through_the_normalisation", "guided"),
     ):
         assert 0 <= scores[kind][rule]["share_percent"] <= 100
-    assert set(scores["clear_maps"]["deconvnet"]) == {"predicted_grade_percent", "uncut_class_maps_percent"}
+    assert set(scores["clear_maps"]["deconvnet"]) == {"predicted_grade_percent"}
 
 
 def test_retinopathy_on_the_challenges_folder(tmp_path):

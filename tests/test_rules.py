@@ -12,6 +12,11 @@ import reference
 from networks import random_networks, small_network, to_jax
 
 
+def scale(layers, image, rule):
+    """The largest response of seeds of either sign: that of positive ones alone may be what rounding left of a sum."""
+    return max(np.abs(reference.class_responses(layers, image, rule, seed=lambda _, value: value)).max(), 1e-30)
+
+
 @pytest.mark.parametrize("rule", list(jaxclear.RULES))
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(network=random_networks())
@@ -20,7 +25,7 @@ def test_every_rule_equals_its_plain_loop_twin(rule, network):
     apply, variables = to_jax(layers)
     expected = reference.class_responses(layers, images[0], rule)
     responses = jaxclear.class_responses(apply, rule=rule)(variables, images)[:, 0]
-    np.testing.assert_allclose(responses, expected, atol=1e-5 * max(np.abs(expected).max(), 1e-30))
+    np.testing.assert_allclose(responses, expected, atol=1e-5 * scale(layers, images[0], rule))
 
 
 @settings(deadline=None, max_examples=20, derandomize=True)
@@ -30,7 +35,7 @@ def test_one_class_at_a_time_equals_the_twin_too(network, rule):
     apply, variables = to_jax(layers)
     expected = reference.class_responses(layers, images[0], rule)
     responses = jaxclear.class_responses(apply, rule=rule, class_block=1)(variables, images)[:, 0]
-    np.testing.assert_allclose(responses, expected, atol=1e-5 * max(np.abs(expected).max(), 1e-30))
+    np.testing.assert_allclose(responses, expected, atol=1e-5 * scale(layers, images[0], rule))
 
 
 @settings(deadline=None, max_examples=20, derandomize=True)
@@ -72,6 +77,20 @@ def test_guided_is_what_both_backprop_and_deconvnet_let_through():
     assert back("deconvnet").tolist() == [3, 0, 3, 0, 3]
     assert back("guided").tolist() == [0, 0, 3, 0, 0]
     assert back("linear").tolist() == response.tolist()
+
+
+@pytest.mark.parametrize(("rule", "speaks"), [("backprop", 1), ("deconvnet", 0), ("guided", 0), ("linear", 1)])
+def test_a_class_that_is_ruled_out_responds_only_where_negative_seeds_count(rule, speaks):
+    def apply(kernel, images):  # two classes, of which the second one's map is minus the first one's
+        return jnp.maximum(images, 0) @ kernel
+
+    responses = jaxclear.class_responses(apply, rule=rule)(jnp.array([[2.0, -2.0]]), jnp.full((1, 2, 2, 1), 3.0))
+    np.testing.assert_array_equal(responses[0], 12)
+    np.testing.assert_array_equal(responses[1], 12 * speaks)
+    logits = jaxclear.class_responses(lambda kernel, x: apply(kernel, x).sum((1, 2)), rule=rule)(
+        jnp.array([[2.0, -2.0]]), jnp.full((1, 2, 2, 1), 3.0)
+    )
+    np.testing.assert_array_equal(logits[:, 0, 0, 0, 0], [48, 48 * speaks])
 
 
 def test_a_rule_of_ones_own_goes_where_a_name_goes():
