@@ -25,7 +25,10 @@ from typing import Any
 import jax
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import jaxclear
+from benchmarks import timing
 from jaxclear import models
 from jaxclear.dataset import ArraySource, explain_dataset
 from jaxclear.dataset.encoding import Field
@@ -216,9 +219,13 @@ def main() -> None:
         print(f"writer alone at {row['side']}²: {rate:,.0f} items/s, {size:,.0f} MB/s, units of {row['unit']}", end="")
         print(f" (median of 3, {row['slowest']:,.0f} to {row['fastest']:,.0f})")
     if options.json:
-        device = jax.devices()[0]
-        document = {"device": device.device_kind, "devices": jax.local_device_count(), "jax": jax.__version__}
-        machine = {"cores": os.cpu_count(), "load_at_start": load[0], "load_at_end": os.getloadavg()[0]}
+        document = {"device": jax.devices()[0].device_kind, "devices": jax.local_device_count()}
+        machine = {
+            "machine": timing.machine(),
+            "cores": os.cpu_count(),
+            "load_at_start": load[0],
+            "load_at_end": os.getloadavg()[0],
+        }
         measured = {"runs": runs, "peak_resident_bytes": memory, "spread_out": spreads, "writer": writers}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps({**document, **machine, **measured}, indent=1) + "\n")

@@ -24,6 +24,9 @@ from typing import Any
 import jax
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import timing
 from jaxclear import crystals
 from jaxclear.crystals import defects
 from jaxclear.crystals.explain import shipped_model
@@ -136,10 +139,8 @@ def main() -> None:
         "least_processor_seconds_per_item": least,
         "processor_ratio": least / done["processor_seconds_per_item"],
         "hours_for_100_000": 1e5 / done["items_per_second"] / 3600,
-        "cores": os.cpu_count(),
         "mean_load": statistics.mean(load),
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
+        "machine": timing.machine(),
     }
     text = json.dumps(document, indent=1)
     if options.json:
