@@ -13,7 +13,7 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxclear.crystals import lattice as lattices
 from jaxclear.crystals.motif import Motif
@@ -78,21 +78,26 @@ def find_peaks(positions: Float[np.ndarray, "atoms 3"], *, d_nn: float) -> tuple
     intensities = np.abs(waves.amplitudes[0, outer:].astype(complex)) ** 2
     level = lattices.background(intensities, floor=0.05 * count)
     ratios = intensities / level
-    order = np.argsort(-ratios, kind="stable")
-    chosen: list[int] = []
-    open_ = np.ones(len(order), dtype=bool)
-    for wave in order:
-        if len(chosen) == PEAKS or ratios[wave] < lattices.LEAST_PEAK / 2:
-            break
-        if open_[wave]:
-            chosen.append(int(wave))
-            for sign in (1, -1):
-                open_ &= ((vectors - sign * vectors[wave]) ** 2).sum(axis=1) > (APART / size) ** 2
+    high = np.flatnonzero(ratios >= lattices.LEAST_PEAK / 2)
+    high = high[np.argsort(-ratios[high], kind="stable")]
+    chosen = high[_apart(vectors[high], least=APART / size)]
     refined = _climbed(positions, vectors[chosen], longest=STEP / size)
     heights = np.abs(_structure_factor(positions, refined)) ** 2 / level[chosen]
     best = np.argsort(-heights, kind="stable")
     profile = np.stack([np.linalg.norm(vectors, axis=1), level], axis=1)
     return Peaks(refined[best], heights[best]), profile
+
+
+def _apart(vectors: Float[np.ndarray, "waves 3"], *, least: float) -> Int[np.ndarray, " peaks"]:
+    """The first wave vectors, each at least so far from those before it and from their opposites."""
+    chosen: list[int] = []
+    left = np.arange(len(vectors))
+    while len(left) and len(chosen) < PEAKS:
+        chosen.append(int(left[0]))
+        for sign in (1, -1):
+            away = vectors[left] - sign * vectors[chosen[-1]]
+            left = left[np.einsum("ij,ij->i", away, away) > least**2]
+    return np.array(chosen, dtype=int)
 
 
 def _structure_factor(
@@ -136,19 +141,15 @@ def candidates(
     size = radius(positions)
     gain = np.maximum(lattices.evidence(peaks.ratios), 0.0)
     ball = 2 / 3 * np.pi * (CUTOFF / d_nn) ** 3
-    guesses = []
     clear = np.flatnonzero(peaks.ratios > lattices.LEAST_PEAK)
     shortest = clear[np.argsort(np.linalg.norm(peaks.vectors[clear], axis=1))][:BASES]
-    for triple in itertools.combinations(np.union1d(clear[:BASES], shortest), 3):
-        basis = peaks.vectors[list(triple)]
-        volume = abs(np.linalg.det(basis))
-        if volume < (0.5 / size) ** 3:
-            continue
-        _, indexed = _indexed(peaks.vectors, basis, INDEXED / size)
-        guesses.append((float(gain[indexed].sum()) - ball / volume, basis))
-    guesses.sort(key=lambda guess: -guess[0])
+    triples = np.array(list(itertools.combinations(np.union1d(clear[:BASES], shortest), 3)), int).reshape(-1, 3)
+    guesses = peaks.vectors[triples]
+    volumes = np.abs(np.linalg.det(guesses))
+    guesses, volumes = (values[volumes >= (0.5 / size) ** 3] for values in (guesses, volumes))
+    worth = _nearest(peaks.vectors, guesses, INDEXED / size)[1] @ gain - ball / volumes
     bases: list[np.ndarray] = []
-    for _, guess in guesses:
+    for guess in guesses[np.argsort(-worth, kind="stable")]:
         if len(bases) < CANDIDATES and not any(_same_lattice(guess, other) for other in bases):
             bases += _fitted(peaks, lattices.reduced(guess) @ guess, size)
     # The first to hold all peaks may need more than three of them to span it.
@@ -203,9 +204,17 @@ def _indexed(
     vectors: Float[np.ndarray, "peaks 3"], basis: Float[np.ndarray, "3 3"], tolerance: float
 ) -> tuple[Int[np.ndarray, "peaks 3"], Int[np.ndarray, " indexed"]]:
     """Nearest lattice points of wave vectors, and which are within the tolerance of theirs."""
-    numbers = np.rint(vectors @ np.linalg.inv(basis))
-    near = np.linalg.norm(numbers @ basis - vectors, axis=1) < tolerance
-    return numbers.astype(np.int64), np.flatnonzero(near & numbers.any(axis=1))
+    numbers, near = _nearest(vectors, basis, tolerance)
+    return numbers.astype(np.int64), np.flatnonzero(near)
+
+
+def _nearest(
+    vectors: Float[np.ndarray, "peaks 3"], bases: Float[np.ndarray, "*b 3 3"], tolerance: float
+) -> tuple[Float[np.ndarray, "*b peaks 3"], Bool[np.ndarray, "*b peaks"]]:
+    """Nearest points of lattices to wave vectors, and whether they are within the tolerance and not the origin."""
+    numbers = np.rint(vectors @ np.linalg.inv(bases))
+    away = numbers @ bases - vectors
+    return numbers, (np.einsum("...i,...i->...", away, away) < tolerance**2) & numbers.any(axis=-1)
 
 
 def _evidence(
