@@ -31,12 +31,12 @@ from experiments.networks import command
 from experiments.records import provenance, say_to
 from jaxclear import models, plot
 from jaxclear.commands.demo import SHOWN, Sample, elements
-from jaxclear.crystal_plots import brightened, name_regions
+from jaxclear.crystal_plots import name_regions
 from jaxclear.crystals.explain import CrystalExplanation, explain_clusters
 from jaxclear.crystals.peak_tables import PeakTable, explain_peaks
 from jaxclear.crystals.symmetry import CLASS_NAMES
 from jaxclear.drawing import FOREGROUND, MUTED, certainty, colour_key, draw_image, heading, new_figure
-from jaxclear.plot import stretched, turned
+from jaxclear.plot import brightened, stretched, turned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,7 +21,7 @@ from jaxclear.drawing import (
     percent,
 )
 from jaxclear.palettes import legible
-from jaxclear.plot import short, stretched, turned
+from jaxclear.plot import brightened, short, stretched, turned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,11 +57,6 @@ def peaks_figure(found: "CrystalExplanation", row: int, table: "PeakTable") -> "
     colour = found.colours[found.class_names.index(table.class_name)]
     _draw_families(figure.add_axes((0.775, 0.1, 0.125, 0.767)), table, colour)
     return figure
-
-
-def brightened(colours: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
-    """Colours of the same hue with the square root of their brightness."""
-    return colours / np.sqrt(np.maximum(colours.max(axis=-1, keepdims=True), 1e-6))
 
 
 def name_regions(axis: "Axes", table: "PeakTable", *, size: float = 8.5) -> None:

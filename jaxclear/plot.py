@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from jaxclear.crystals import CrystalExplanation
 
 READING = (
-    "CLEAR map: the colour is the class that responds most at this point, the brightness how strongly; black: none."
+    "CLEAR map: the colour is the class that responds most at this point, the brightness how strongly "
+    "(its square root); black: none."
 )
 
 
@@ -84,7 +85,7 @@ def _crystal_panels(
         axis.set_title(words, color=FOREGROUND, fontsize=11, pad=7)
     draw_atoms(panels[0], found.clusters[index], missing)
     draw_image(panels[1], stretched(found.fingerprint[index]))
-    draw_image(panels[2], turned(found.rgb[index]))
+    draw_image(panels[2], brightened(turned(found.rgb[index])))
     shares = class_shares(found.clear.dominant_class[index], found.clear.dominant_response[index], len(colours))
     count = len(found.clusters[index].numbers)
     captions = (
@@ -123,7 +124,8 @@ def crystal_gallery(
     tall = 1.32 * count + 1.6
     figure = new_figure(12.6, tall)
     heading(figure, "What a network sees in a crystal, and in the same crystal damaged", y=1 - 0.32 / tall, size=15)
-    subtitle = f"Left: pristine. Right: {damage}. CLEAR map: each peak in the colour of the class it speaks for."
+    subtitle = f"Left: pristine. Right: {damage}. CLEAR map: peaks in the colour of the class they speak for "
+    subtitle += "(√ of the response)."
     figure.text(0.012, 1 - 0.66 / tall, subtitle, color=MUTED, fontsize=10, va="center")
     colour_key(figure, names, pristine.colours, y=0.3 / tall, size=9.5)
     side = 1.22 / 12.6
@@ -159,7 +161,7 @@ def _gallery_cell(
     atoms, image, clear = (figure.add_axes(box) for box in boxes)
     draw_atoms(atoms, found.clusters[row], missing)
     draw_image(image, stretched(found.fingerprint[row]))
-    draw_image(clear, turned(found.rgb[row]))
+    draw_image(clear, brightened(turned(found.rgb[row])))
     left, bottom, width, height = boxes[-1]
     predicted = int(found.predicted_class[row])
     bars = figure.add_axes((left + width + 0.012, bottom + 0.3 * height, 0.1, 0.66 * height))
@@ -226,6 +228,11 @@ def short(name: str) -> str:
 def turned(image: Float[np.ndarray, "x y C"]) -> Float[np.ndarray, "y x C"]:
     """Returns a detector image whose first axis is x as rows of y."""
     return np.clip(np.swapaxes(np.asarray(image), 0, 1), 0, 1)
+
+
+def brightened(colours: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
+    """Returns colours of the same hue with the square root of their brightness."""
+    return colours / np.sqrt(np.maximum(colours.max(axis=-1, keepdims=True), 1e-6))
 
 
 def stretched(fingerprint: Float[np.ndarray, "x y 3"]) -> Float[np.ndarray, "y x 3"]:
