@@ -3,8 +3,8 @@
 Each benchmark is a process of its own, so that none finds programs that another compiled. The summary goes to
 benchmarks/results/summary.json (or --out FILE) and beside it, with the same name, as Markdown: device, versions and
 commit, then a table a question. With --quick all of it takes some ten minutes on two cores. A question that fails is
-recorded with its error, the others go on, and the exit code is 1. What was asked before at the same commit stays, so
-that the questions can be asked one by one (--only); each has the load of the machine when it was asked.
+recorded with its error, the others go on, and the exit code is 1. What was asked before stays, so that the questions
+can be asked one by one (--only); each has the commit, and the load of the machine when it was asked.
 """
 
 import argparse
@@ -45,14 +45,17 @@ def markdown(summary: dict[str, Any]) -> str:
     """Returns the summary as a person reads it."""
     where = summary["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    lines = [
-        f"{where['processor']}, {where['cores']} cores, {where['device']}; load average {where['load_average']} at the "
-        f"start; commit {(where['commit'] or 'none')[:10]}; {versions}"
-    ]
+    lines = [f"{where['processor']}, {where['cores']} cores, {where['device']}; {versions}"]
     for name, found in summary["questions"].items():
         module = importlib.import_module(f"benchmarks.bench_{name}")
         question = (module.__doc__ or name).splitlines()[0]
         lines += ["", f"## {question}", "", f"    python benchmarks/bench_{name}.py", ""]
+        if "machine" in found:
+            asked = found["machine"]
+            lines += [
+                f"Commit {(asked['commit'] or 'none')[:10]}; load average {asked['load_average']} at the start.",
+                "",
+            ]
         if "error" in found:
             lines.append(f"Failed: {found['error']}")
         elif "rows" in found:
@@ -73,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     summary: dict[str, Any] = {"machine": timing.machine(), "quick": options.quick, "questions": {}}
     if options.out.is_file():
         before = json.loads(options.out.read_text())
-        if before["quick"] == options.quick and before["machine"]["commit"] == summary["machine"]["commit"]:
+        if before["quick"] == options.quick:
             summary["questions"] = before["questions"]
     for name in options.only:
         print(f"{name} …", file=sys.stderr, flush=True)

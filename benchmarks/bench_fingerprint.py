@@ -212,8 +212,12 @@ def bench_kernel(count: int, batch: int, *, rounds: int, budget: float) -> list[
     expected = closed_form(few)
     kernels, seconds, errors = {}, {}, {}
     for name, function in (("jaxclear", fingerprint_kernel), ("obvious", obvious)):
-        kernels[name], seconds[name] = timing.compiled(function, *device)
-        found = np.asarray(kernels[name](*device))[:2]
+        kernel, seconds[name] = timing.compiled(function, *device)
+        if not timing.fits(kernel):
+            print(f"{name} is left out at {count} atoms, batch {batch}: too big for the memory", file=sys.stderr)
+            continue
+        kernels[name] = kernel
+        found = np.asarray(kernel(*device))[:2]
         errors[name] = timing.assert_agreement(f"{name}, {count} atoms", found, expected, tolerance=TOLERANCE)
     numbers = jnp.linspace(0, 0.5, 2**16)
     arithmetic, _ = timing.compiled(polynomial, numbers)
@@ -234,8 +238,9 @@ def bench_kernel(count: int, batch: int, *, rounds: int, budget: float) -> list[
         row |= {"ms": 1e3 * took.median / made[name], "spread": took.spread, "structures_s": made[name] / took.median}
         if name == "jaxclear":
             row["times_numpy"] = None if batch > 1 else times["numpy"].median / took.median
-            row["times_obvious"] = times["obvious"].median / took.median
-            row["times_obvious_cpu"] = times["obvious"].processor / took.processor
+            plain = times.get("obvious")
+            row["times_obvious"] = plain and plain.median / took.median
+            row["times_obvious_cpu"] = plain and plain.processor / took.processor
             row["ops_cost"] = took.median / made[name] / (needed * arithmetic_time.median)
             row["ops_cost_cpu"] = took.processor / made[name] / (needed * arithmetic_time.processor)
         rows.append(row | {"error": errors.get(name), "compile_s": seconds.get(name)})

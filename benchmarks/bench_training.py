@@ -6,9 +6,9 @@ The published `mnist` and `crystal` networks, float32, one batch of random image
 with a rate of 1e-3, the same initial weights in both bare steps. `fit` is `jaxclear.training.fit` itself, as a user
 calls it: the time of its second epoch, in which nothing is compiled, as its history says. `jax step` is the bare
 compiled step, written out; `torch` the same in PyTorch (`pip install 'jaxclear[bench]'`). Dropout is off in these two,
-so that they can be compared: before anything is timed their losses must agree to 1e-4 over three steps. `fit` trains
-with dropout where the network has it. `faster` is over torch (without torch: over the bare step), `faster_cpu` the same
-by the processor's time.
+so that they can be compared: before anything is timed their losses must agree to 1e-4, and to 1e-2 after two steps.
+`fit` trains with dropout where the network has it. `faster` is over torch (without torch: over the bare step),
+`faster_cpu` the same by the processor's time.
 """
 
 import argparse
@@ -118,7 +118,11 @@ def bench(name: str, batch: int, *, rounds: int, steps: int) -> list[timing.Row]
         print(f"PyTorch is left out: {error}", file=sys.stderr)
     losses = {contender: [float(call()) for _ in range(3)] for contender, call in calls.items()}
     for contender, found in losses.items():
-        timing.assert_agreement(f"losses of {contender}, {name}", found, losses["jax step"], tolerance=1e-4)
+        # Adam's first steps are signs of the gradient, and rounding decides on those of gradients near zero.
+        for steps_done, tolerance in enumerate((1e-4, 1e-2, 1e-2)):
+            title = f"loss of {contender}, {name}, after {steps_done} steps"
+            expected = losses["jax step"][steps_done]
+            timing.assert_agreement(title, found[steps_done], expected, tolerance=tolerance)
     fits: list[float] = []
     times = timing.alternate({**calls, "fit": lambda: fits.append(example.fit(steps) / steps)}, rounds=rounds)
     low, median, high = np.percentile(fits[1:], [25, 50, 75]).tolist()  # the first one warmed up

@@ -106,6 +106,30 @@ def assert_agreement(name: str, found: Any, expected: Any, *, tolerance: float) 
     return difference
 
 
+def assert_most_agree(name: str, found: Any, expected: Any, *, tolerance: float, exceptions: float) -> int:
+    """Returns how many items of a batch differ by more than the tolerance, in units of the largest expected magnitude.
+
+    Args:
+        name: of what is compared.
+        found: (B, ...).
+        expected: (B, ...).
+        tolerance: of an item's largest difference.
+        exceptions: the share of items that may differ.
+
+    Raises:
+        Disagreement: more items differ.
+    """
+    expected = np.asarray(expected, np.float64)
+    away = np.abs(np.asarray(found, np.float64) - expected).reshape(len(expected), -1).max(axis=1)
+    differing = int(np.count_nonzero(~(away <= tolerance * np.abs(expected).max())))
+    if differing > exceptions * len(expected):
+        raise Disagreement(
+            f"{name}: expected agreement to {tolerance:g} in all but {exceptions:.0%} of {len(expected)}, got "
+            f"{differing} that differ; nothing was timed"
+        )
+    return differing
+
+
 @functools.cache
 def _matrices() -> tuple[Any, Any, int]:
     side = 1536 if jax.default_backend() == "cpu" else 8192
@@ -146,6 +170,11 @@ def _processor() -> str | None:
     file = pathlib.Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+
+
+def fits(program: Any) -> bool:
+    """Returns whether a compiled program takes at most half of the memory that is free."""
+    return program.memory_analysis().temp_size_in_bytes <= 0.5 * available_bytes()
 
 
 def available_bytes() -> int:

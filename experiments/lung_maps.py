@@ -1,6 +1,7 @@
 """Critical response maps of the lung study, scored against the nodules' masks, and the examples that are shown.
 
-A map of a class is its response, summed over channels, under a rule (eqs. 4.1 and 4.2).
+A map of a class is its response, summed over channels, under a rule (eqs. 4.1 and 4.2). Rules differ in their seeds
+too: by `backprop` and `linear` negative values of a class map count.
 """
 
 from collections.abc import Callable, Sequence

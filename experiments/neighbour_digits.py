@@ -10,7 +10,8 @@ Run time: 6 minutes for both networks at low priority on 2 CPU cores that others
 Published: nothing of the kind.
 Own figure: experiments/results/neighbour_digits.json, and experiments/figures/neighbour_digits-NETWORK.png. All of it
     is measured on the stand-in, none of it on SVHN. With the network of ccexam the class of the digit beside the middle
-    one responds on that digit no more than the class of a digit that is not there, by any rule: its maps do not tell
+    one responds on that digit no more than the class of a digit that is not there, by any rule (by `guided` and
+    `deconvnet` with the seed *one*: with its own its logit is positive in .2 % of the images): its maps do not tell
     them apart. With the network of table 5.2 it does, a little, by `backprop` and `guided`.
 
 For each image the class of the digit in the middle, of a digit beside it, and of a digit that is not there: the share
@@ -19,10 +20,10 @@ one, and on the background, against the share of the pixels, which a map that kn
 a digit's pixels the CLEAR map gives to its class, inside the digit and outside it. Intervals are from a bootstrap over
 images.
 
-The seed is the class layer's value, as the method defines it: *own*. By `guided` and `deconvnet` a class with a
-negative logit responds nowhere; by `backprop` and `linear` its response marks what speaks against it. So a network that
-returns logits is measured with a second seed as well, *one*: 1 for every class, what would speak for it, were it asked;
-softmax is blind to a constant added to all logits, so the network itself does not tell the two apart.
+The seed is the class layer's value, as the method defines it: *own*. Of a network that returns logits a class with a
+negative one responds nowhere by `guided` and `deconvnet`; by `backprop` and `linear` its response marks what speaks
+against it. So such a network is measured with a second seed as well, *one*: 1 for every class, what would speak for it,
+were it asked; softmax is blind to a constant added to all logits, so the network itself does not tell the two apart.
 """
 
 import argparse

@@ -17,6 +17,7 @@ Own figure: none on the data set; experiments/results/retinopathy-phantoms.json 
 Preprocessing, in training and in explanation: `jaxclear.data.retinopathy.fundus` (crop, one size), then `normalise`
 (channel-wise). Maps are those of the network behind `normalise`, which keeps every pixel at its place. To pass the
 response through it as well would subtract the response's own mean from every pixel; the phantoms' results have both.
+Rules differ in their seeds too: by `backprop` and `linear` negative values of a class map count.
 """
 
 import dataclasses

@@ -141,6 +141,7 @@ def _add_map(commands: "argparse._SubParsersAction[_Parser]") -> None:
         default="as-given",
         help="keep the axes (default), or find each region's lattice",
     )
+    mapping.add_argument("--workers", type=int, metavar="N", help="processes of --orient recover (default: one a core)")
     mapping.add_argument("--slice", choices=("x", "y", "z"), default="z", help="normal of the picture (default z)")
     _add_out(mapping, "jaxclear-map")
 

@@ -102,6 +102,17 @@ def test_disagreement_stops_a_benchmark():
             timing.assert_agreement("x", wrong, [1.0, 2.0], tolerance=1e-3)
 
 
+def test_a_batch_agrees_but_for_a_share_of_its_items():
+    expected = np.ones((20, 3, 3))
+    found = expected.copy()
+    found[4, 1, 2] = 1.01
+    assert timing.assert_most_agree("one off", found, expected, tolerance=1e-3, exceptions=0.05) == 1
+    assert timing.assert_most_agree("near", found, expected, tolerance=0.02, exceptions=0) == 0
+    found[7, 0, 0] = np.nan
+    with pytest.raises(timing.Disagreement, match="in all but 5% of 20, got 2 that differ"):
+        timing.assert_most_agree("two off", found, expected, tolerance=1e-3, exceptions=0.05)
+
+
 def test_tables_are_markdown():
     rows = [{"name": "a", "ms": 1.25}, {"name": "long", "ms": None}]
     lines = timing.table(rows, {"name": "s", "ms": ".1f"}).splitlines()
@@ -176,7 +187,11 @@ def test_importing_loads_nothing_heavy():
 
 
 def test_a_summary_has_a_table_a_question_and_records_failures(tmp_path, monkeypatch):
-    answers = {"memory": {"rows": [{"varied": "side", "classes": 2}]}, "training": {"error": "exit code 1"}}
+    asked = {"commit": "0123456789abcdef", "load_average": 0.25}
+    answers = {
+        "memory": {"machine": asked, "rows": [{"varied": "side", "classes": 2}]},
+        "training": {"error": "exit code 1"},
+    }
     monkeypatch.setattr(everything, "ask", lambda name, quick: answers[name])
     out = tmp_path / "summary.json"
     assert everything.main(["--quick", "--only", *answers, "--out", str(out)]) == 1
@@ -186,6 +201,7 @@ def test_a_summary_has_a_table_a_question_and_records_failures(tmp_path, monkeyp
     written = out.with_suffix(".md").read_text()
     assert "## How much memory does a CLEAR map take" in written
     assert "Failed: exit code 1" in written
+    assert "Commit 0123456789; load average 0.25 at the start." in written
     answers["memory"] = {"rows": []}
     assert everything.main(["--quick", "--only", "memory", "--out", str(out)]) == 1  # what failed before is still there
     assert json.loads(out.read_text())["questions"] == answers

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxclear.commands.terminal import Progress, folder, table
 from jaxclear.crystals.regions import RegionMap, map_regions, one_structure, write
+from jaxclear.worker_processes import cores
 
 
 def run(options: argparse.Namespace) -> int:
@@ -26,6 +27,7 @@ def run(options: argparse.Namespace) -> int:
             unit="d_nn" if options.unit == "d_nn" else "Å",
             shape=options.shape,
             orient="as given" if options.orient == "as-given" else "recover",
+            workers=0 if options.orient == "as-given" else _workers(options),
             progress=lambda done, total: progress.show(f"{done}/{total} regions", force=True),
         )
         seconds = time.perf_counter() - started
@@ -44,6 +46,11 @@ def run(options: argparse.Namespace) -> int:
     print(f"\nclass and confidence of each atom: {out / f'{name}-classes.xyz'}")
     print(f"picture: {out / f'{name}-slice.png'}")
     return 0
+
+
+def _workers(options: argparse.Namespace) -> int:
+    number = options.workers if options.workers is not None else cores()
+    return 0 if number == 1 else number
 
 
 def _table(found: RegionMap) -> str:

@@ -13,8 +13,9 @@ matching; regions of 128 to 256 atoms as in D. Kumar, Class Based Strategies for
 University of Waterloo (2020), appendix A.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from jaxclear.crystals.orient import orient as find_axes
 from jaxclear.crystals.outside import reference_for
 from jaxclear.crystals.region_cutting import Cutter, RegionError, Shape, Surroundings, grid
 from jaxclear.crystals.structures import Crystal, StructureError, read, to_ase
+from jaxclear.worker_processes import pool, without_interrupts
 
 if TYPE_CHECKING:
     from jaxclear.models import LoadedModel
@@ -90,6 +92,7 @@ def map_regions(
     min_atoms: int = 64,
     interpolation: Interpolation = "vote",
     model: "LoadedModel | None" = None,
+    workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> RegionMap:
     """Classes and confidences over one structure of any number of atoms.
@@ -108,12 +111,14 @@ def map_regions(
         interpolation: an atom takes the "nearest" region's probabilities, or the mean of the eight nearest ones, with
             weights ``exp(-2 (d / stride)^2)`` of their distances ("vote").
         model: another network than the shipped one.
+        workers: processes that turn the regions; 0 for this one alone. A script that asks for some needs the usual
+            ``if __name__ == "__main__"``, and a function given as `orient` has to stand in a module.
         progress: called with the regions done and their number.
 
     Raises:
         StructureError: when the structure cannot be used.
         RegionError: for not exactly one structure, regions of too many atoms or all of too few, a size or stride that
-            is not above 0, or an unknown unit, shape, orientation or interpolation.
+            is not above 0, workers below 0, or an unknown unit, shape, orientation or interpolation.
 
     Example:
         >>> from ase.build import bulk
@@ -123,7 +128,7 @@ def map_regions(
     """
     turn = _orienter(orient)
     shape = shape or ("cube" if orient == "as given" else "sphere")
-    _check_options(atoms, size, stride, unit, shape, interpolation, min_atoms)
+    _check_options(atoms, size, stride, unit, shape, interpolation, min_atoms, workers)
     crystal = one_structure(structure)
     model = shipped_model() if model is None else model
     surroundings = Surroundings(crystal)
@@ -146,20 +151,10 @@ def map_regions(
             f"{crystal.name}: expected regions of at least {min_atoms} atoms, got {counts.max()} at most; make them "
             f"larger than {extent:.3g} Å"
         )
-    probabilities = np.zeros((len(centres), len(model.class_names)), np.float32)
-    outside = np.full(len(centres), np.nan)
     # By size, so that the regions of a chunk are padded alike and few programs are compiled.
     order = used[np.argsort(counts[used], kind="stable")]
-    for start in range(0, len(order), CHUNK):
-        chunk = order[start : start + CHUNK]
-        pieces = [_oriented(turn(region)) for region in cutter.cut(centres[chunk])]
-        found = [piece for piece in pieces if piece is not None]
-        if found:
-            rows = chunk[[piece is not None for piece in pieces]]
-            clusters, lengths = [piece.cluster for piece in found], [piece.d_nn for piece in found]
-            probabilities[rows], outside[rows] = judge_clusters(clusters, d_nn=lengths, model=model)
-        if progress is not None:
-            progress(start + len(chunk), len(order))
+    with _turning(turn, 0 if orient == "as given" else workers) as turned:
+        probabilities, outside = _judged(cutter, centres, order, turned, model, progress)
     reference = reference_for(model.metadata.get("sha256"))
     if reference is not None:
         probabilities[outside > reference.threshold] = 0.0
@@ -179,6 +174,45 @@ def map_regions(
         stride=step,
         d_nn=d_nn,
     )
+
+
+@contextlib.contextmanager
+def _turning(turn: Orient, workers: int) -> Iterator[Callable[[Iterable[Crystal]], Iterable[Any]]]:
+    """Gives a function that turns many regions, here or in processes of their own."""
+    if workers == 0:
+        yield lambda regions: map(turn, regions)
+        return
+    with pool(workers) as executor:
+
+        def turned(regions: Iterable[Crystal]) -> Iterable[Any]:
+            with without_interrupts():
+                return executor.map(turn, regions, chunksize=4)
+
+        yield turned
+
+
+def _judged(
+    cutter: Cutter,
+    centres: Float[np.ndarray, "R 3"],
+    order: Int[np.ndarray, " used"],
+    turned: Callable[[Iterable[Crystal]], Iterable[Any]],
+    model: "LoadedModel",
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Float[np.ndarray, "R K"], Float[np.ndarray, " R"]]:
+    """Probabilities and outside scores of the regions in that order; zero and NaN for those that were not turned."""
+    probabilities = np.zeros((len(centres), len(model.class_names)), np.float32)
+    outside = np.full(len(centres), np.nan)
+    for start in range(0, len(order), CHUNK):
+        chunk = order[start : start + CHUNK]
+        pieces = [_oriented(piece) for piece in turned(cutter.cut(centres[chunk]))]
+        found = [piece for piece in pieces if piece is not None]
+        if found:
+            rows = chunk[[piece is not None for piece in pieces]]
+            clusters, lengths = [piece.cluster for piece in found], [piece.d_nn for piece in found]
+            probabilities[rows], outside[rows] = judge_clusters(clusters, d_nn=lengths, model=model)
+        if progress is not None:
+            progress(start + len(chunk), len(order))
+    return probabilities, outside
 
 
 def one_structure(source: Any, *, index: int | str = ":") -> Crystal:
@@ -236,6 +270,7 @@ def _check_options(
     shape: str,
     interpolation: str,
     min_atoms: int,
+    workers: int,
 ) -> None:
     for name, length in (("atoms", atoms), ("size", size), ("stride", stride)):
         if length is not None and not 0 < length < np.inf:
@@ -249,6 +284,8 @@ def _check_options(
             raise RegionError(f"expected {name} to be {' or '.join(map(repr, known))}, got {value!r}")
     if min_atoms < 2:
         raise RegionError(f"expected min_atoms of at least 2, got {min_atoms}")
+    if workers < 0:
+        raise RegionError(f"expected workers of at least 0, got {workers}")
 
 
 def _orienter(orient: Orient | str) -> Orient:
@@ -263,7 +300,7 @@ def _orienter(orient: Orient | str) -> Orient:
 
 def _recovered(region: Crystal) -> OrientedCluster | None:
     piece = find_axes(region)
-    return None if piece.orientation == "not found" else piece
+    return None if piece.orientation == "not found" else piece._replace(found=None)
 
 
 def _oriented(piece: OrientedCluster | Crystal | None) -> OrientedCluster | None:

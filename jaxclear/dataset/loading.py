@@ -7,10 +7,6 @@ number of devices nor on that of processes, so that the results do not either.
 import concurrent.futures
 import contextlib
 import itertools
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +17,7 @@ import numpy as np
 
 from jaxclear.dataset.sources import Failure, Item, Source, read, signature
 from jaxclear.dataset.units import unit_range
+from jaxclear.worker_processes import cores, pool, without_interrupts
 
 __all__ = ["Part", "UnitItems", "items", "parts"]
 
@@ -111,47 +108,25 @@ def items(source: Source, indices: Iterable[int], workers: int | None) -> Iterat
         workers: how many threads or processes; by default as many as there are cores, threads at most 8.
     """
     kind = getattr(source, "reading", "serial")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    number = workers if workers is not None else cores if kind == "processes" else min(_MOST_THREADS, cores)
+    most = cores() if kind == "processes" else min(_MOST_THREADS, cores())
+    number = most if workers is None else workers
     if kind == "serial" or number == 0:
         yield (read(source, index) for index in indices)
     elif kind == "threads":
-        with _pool(concurrent.futures.ThreadPoolExecutor(number, "jaxclear-read")) as pool:
-            yield _ahead(pool, indices, 2 * number, source)
+        threads = concurrent.futures.ThreadPoolExecutor(number, "jaxclear-read")
+        try:
+            yield _ahead(threads, indices, 2 * number, source)
+        finally:
+            threads.shutdown(cancel_futures=True)
     elif kind == "processes":
-        # A forked process would inherit the locks of JAX's threads.
-        context = multiprocessing.get_context("spawn")
-        workers_of = concurrent.futures.ProcessPoolExecutor(number, context, _adopt, (source,))
-        with _without_interrupts(), _pool(workers_of) as pool:
-            yield _ahead(pool, indices, 3 * number, None)
+        with pool(number, _adopt, source) as processes, without_interrupts():
+            yield _ahead(processes, indices, 3 * number, None)
     else:
         raise ValueError(f"expected source.reading as 'serial', 'threads' or 'processes', got {kind!r}")
 
 
-@contextlib.contextmanager
-def _pool(executor: concurrent.futures.Executor) -> Iterator[concurrent.futures.Executor]:
-    """The executor; in the end what it has not begun is dropped."""
-    try:
-        yield executor
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Processes that this thread starts do not hear Ctrl-C: the one who started them does, and ends them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _ahead(
-    pool: concurrent.futures.Executor, indices: Iterable[int], depth: int, source: Source | None
+    executor: concurrent.futures.Executor, indices: Iterable[int], depth: int, source: Source | None
 ) -> Iterator[Item | Failure]:
     """Items in order, with a bounded number of chunks under way."""
     remaining = iter(indices)
@@ -159,7 +134,7 @@ def _ahead(
     try:
         while True:
             while len(waiting) < depth and (chunk := list(itertools.islice(remaining, _CHUNK))):
-                waiting.append(pool.submit(_read_chunk, source, chunk))
+                waiting.append(executor.submit(_read_chunk, source, chunk))
             if not waiting:
                 return
             yield from waiting.popleft().result()
@@ -173,17 +148,7 @@ _adopted: list[Source] = []
 
 
 def _adopt(source: Source) -> None:
-    # Workers prepare items on the host; the devices are the parent's.
-    jax.config.update("jax_platforms", "cpu")
     _adopted[:] = [source]
-    if (parent := multiprocessing.parent_process()) is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: Any) -> None:
-    """Ends this worker when its parent was killed: nobody else would."""
-    parent.join()
-    os._exit(1)
 
 
 def _read_chunk(source: Source | None, indices: list[int]) -> list[Item | Failure]:

@@ -114,6 +114,10 @@ def test_lattices_of_turned_grains_are_found():
     found = map_regions(turned, orient="recover", stride=8.0)
     assert np.all(found.predicted_class == 6)
     assert np.all(found.atom_class == 6)
+    by_processes = map_regions(turned, orient="recover", stride=8.0, workers=2)
+    np.testing.assert_array_equal(by_processes.probabilities, found.probabilities)
+    as_given = [map_regions(turned, stride=12.0, workers=workers).probabilities for workers in (0, 2)]
+    np.testing.assert_array_equal(*as_given)
 
 
 def test_voids_are_not_classified():
@@ -136,6 +140,7 @@ def test_voids_are_not_classified():
         ({"shape": "ball"}, "shape to be 'cube' or 'sphere'"),
         ({"interpolation": "none"}, "interpolation to be"),
         ({"orient": "up"}, 'orient to be "as given"'),
+        ({"workers": -1}, "workers of at least 0, got -1"),
         ({"min_atoms": 1}, "min_atoms of at least 2"),
         ({"size": 2.0}, "at least 64 atoms"),
         ({"size": 20.0}, "at most 4096 atoms"),

@@ -1,10 +1,11 @@
 """Sources of files and arrays, readers at work at once, and the data sets of others."""
 
-import multiprocessing
 import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -113,8 +114,10 @@ class Numbered(Images):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at processes in /proc")
 def test_readers_end_with_the_process_that_began_them_and_leave_interrupts_to_it(tmp_path):
-    reading = multiprocessing.get_context("spawn").Process(target=outlived, args=(tmp_path,))
-    reading.start()
+    # A program of its own: a process of multiprocessing would share what this one's has begun, its resource tracker.
+    program = f"import pathlib, {__name__} as here; here.outlived(pathlib.Path({str(tmp_path)!r}))"
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    reading = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path})
     deadline = time.monotonic() + 60
     while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -125,7 +128,7 @@ def test_readers_end_with_the_process_that_began_them_and_leave_interrupts_to_it
     time.sleep(0.1)
     assert all(os.path.isdir(f"/proc/{worker}") for worker in workers)
     reading.kill()
-    reading.join()
+    reading.wait()
     while time.monotonic() < deadline and any(os.path.isdir(f"/proc/{worker}") for worker in workers):
         time.sleep(0.02)
     assert not any(os.path.isdir(f"/proc/{worker}") for worker in workers)

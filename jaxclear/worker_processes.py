@@ -1,0 +1,69 @@
+"""Processes beside this one for work on the host: they never outlive it, and leave its devices and Ctrl-C to it."""
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+__all__ = ["cores", "pool", "without_interrupts"]
+
+
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def pool(
+    number: int, prepare: Callable[..., None] | None = None, *arguments: Any
+) -> Iterator[concurrent.futures.Executor]:
+    """Gives a pool of processes; in the end what it has not begun is dropped.
+
+    Processes start when work is submitted, and inherit which signals are blocked then: submit under
+    `without_interrupts`, entered after the pool, whose first one in a program unblocks signals.
+
+    Args:
+        number: how many.
+        prepare: called in each before its first work, with the arguments.
+        arguments: sent once a process.
+    """
+    # A forked process would inherit the locks of JAX's threads.
+    context = multiprocessing.get_context("spawn")
+    executor = concurrent.futures.ProcessPoolExecutor(number, context, _begin, (prepare, arguments))
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Processes that this thread starts do not hear Ctrl-C: the one who started them does, and ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    jax.config.update("jax_platforms", "cpu")
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if prepare is not None:
+        prepare(*arguments)
+
+
+def _end_with(parent: Any) -> None:
+    """Ends this worker when its parent was killed: nobody else would."""
+    parent.join()
+    os._exit(1)
