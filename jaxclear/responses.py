@@ -40,6 +40,9 @@ _Carry = TypeVar("_Carry")
 _BLOCK_PIXELS = {"cpu": 2**13}
 _ACCELERATOR_BLOCK_PIXELS = 2**22
 _MOST_CLASSES = 64
+# Blocks of classes that stand side by side in the body of a loop. The cores of a CPU work on both: up to a quarter less
+# time for half as much memory again; on two cores four were slower than two.
+_SIDE_BY_SIDE = {"cpu": 2}
 
 
 def with_rule(apply: Apply, rule: str | Rule = "deconvnet", *, on_unmatched: OnUnmatched = "ignore") -> Apply:
@@ -135,7 +138,8 @@ def class_responses(
         blocks = backprop.blocks(chosen, class_block)
         if len(blocks) == 1:
             return backprop.respond(blocks[0]).responses
-        stacked = lax.map(with_canonical_convolutions(lambda ids: backprop.respond(ids).responses), blocks)
+        respond = with_canonical_convolutions(lambda _, ids: (None, backprop.respond(ids).responses))
+        _, stacked = lax.scan(respond, None, blocks, unroll=_side_by_side())
         return stacked.reshape(-1, *stacked.shape[2:])[: len(chosen)]
 
     return transformation(apply, core, class_block=class_block)
@@ -230,7 +234,7 @@ class ClassBackprop(NamedTuple):
         if len(blocks) == 1:
             carry, scores = body(carry, blocks[0])
             return carry, scores[None]
-        return lax.scan(with_canonical_convolutions(body), carry, blocks)
+        return lax.scan(with_canonical_convolutions(body), carry, blocks, unroll=_side_by_side())
 
 
 def num_classes(apply: Apply, variables: Any, images: Any) -> int:
@@ -264,6 +268,10 @@ def default_block(pixels: int) -> int:
     """Returns how many classes to work on at once for a batch with that many pixels, on the default device."""
     budget = _BLOCK_PIXELS.get(jax.default_backend(), _ACCELERATOR_BLOCK_PIXELS)
     return min(_MOST_CLASSES, max(1, budget // pixels))
+
+
+def _side_by_side() -> int:
+    return _SIDE_BY_SIDE.get(jax.default_backend(), 1)
 
 
 def transformation(apply: Apply, core: Callable[..., Any], *, class_block: int | None = None) -> Callable[..., Any]:
