@@ -2,15 +2,17 @@
 
     python benchmarks/bench_class_blocks.py [--quick] [--batch 8 64] [--json]
 
-`auto` is what the library chooses for the device. Every block size is first compared with all classes at once (relative
-difference below 1e-4), then all are timed in turn. `ratio` is to all classes at once: below 1 the blocks are faster;
-`ratio_cpu` the same by the processor's time. `mib` is what the compiled program takes beside its arguments and results.
-The networks are untrained: speed does not depend on that.
+`auto` is what the library chooses for the device; beside it, with so many blocks side by side in the body of the loop.
+Every block size is first compared with all classes at once (relative difference below 1e-4), then all are timed in
+turn. `ratio` is to all classes at once: below 1 the blocks are faster; `ratio_cpu` the same by the processor's time.
+`mib` is what the compiled program takes beside its arguments and results. The networks are untrained: speed does not
+depend on that.
 """
 
 import argparse
 import pathlib
 import sys
+from unittest import mock
 
 import jax
 
@@ -18,6 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import jaxclear
 from benchmarks import networks, timing
+from jaxclear.responses import SIDE_BY_SIDE
 
 COLUMNS = {
     **{"network": "s", "batch": "d", "block": "s", "ms": ".1f", "spread": ".0%", "ratio": ".2f", "ratio_cpu": ".2f"},
@@ -38,6 +41,10 @@ def bench(name: str, batch: int, *, rounds: int) -> list[timing.Row]:
     for words, block in blocks.items():
         explain = jaxclear.clear_map(network.apply, rule="guided", class_block=block)
         programs[words], seconds[words] = timing.compiled(explain, network.variables, images)
+    for number in (1, 2, 4):
+        with mock.patch.dict(SIDE_BY_SIDE, {jax.default_backend(): number}):
+            explain, words = jaxclear.clear_map(network.apply, rule="guided"), f"auto, {number} side by side"
+            programs[words], seconds[words] = timing.compiled(explain, network.variables, images)
     whole = str(network.num_classes)
     expected = programs[whole](network.variables, images).dominant_response
     for words, program in programs.items():

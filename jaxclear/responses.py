@@ -41,8 +41,8 @@ _BLOCK_PIXELS = {"cpu": 2**13}
 _ACCELERATOR_BLOCK_PIXELS = 2**22
 _MOST_CLASSES = 64
 # Blocks of classes that stand side by side in the body of a loop. The cores of a CPU work on both: up to a quarter less
-# time for half as much memory again; on two cores four were slower than two.
-_SIDE_BY_SIDE = {"cpu": 2}
+# time for half as much memory again; on two cores four were slower than two: benchmarks/bench_class_blocks.py.
+SIDE_BY_SIDE = {"cpu": 2}
 
 
 def with_rule(apply: Apply, rule: str | Rule = "deconvnet", *, on_unmatched: OnUnmatched = "ignore") -> Apply:
@@ -271,7 +271,7 @@ def default_block(pixels: int) -> int:
 
 
 def _side_by_side() -> int:
-    return _SIDE_BY_SIDE.get(jax.default_backend(), 1)
+    return SIDE_BY_SIDE.get(jax.default_backend(), 1)
 
 
 def transformation(apply: Apply, core: Callable[..., Any], *, class_block: int | None = None) -> Callable[..., Any]:
