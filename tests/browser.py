@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,8 @@ class Browser:
     """One page of a headless Chromium."""
 
     def __init__(self, width=1280, height=1600):
-        self._folder = tempfile.TemporaryDirectory()
+        # Its other processes may write into the profile for a moment after it has ended.
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run"]
@@ -36,6 +38,7 @@ class Browser:
         self._process = subprocess.Popen(
             [sys.executable, "-c", LAUNCH, str(to_read), str(to_write), executable(), *flags, "about:blank"],
             pass_fds=(to_read, to_write),
+            start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -57,7 +60,7 @@ class Browser:
             self._session = None
             self.send("Browser.close")
         finally:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             os.close(self._write)
             os.close(self._read)
