@@ -11,7 +11,9 @@ from typing import Any
 
 import jax
 
-__all__ = ["cores", "pool", "without_interrupts"]
+__all__ = ["cores", "pool", "submitting"]
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def cores() -> int:
@@ -25,8 +27,8 @@ def pool(
 ) -> Iterator[concurrent.futures.Executor]:
     """Gives a pool of processes; in the end what it has not begun is dropped.
 
-    Processes start when work is submitted, and inherit which signals are blocked then: submit under
-    `without_interrupts`, entered after the pool, whose first one in a program unblocks signals.
+    Processes start when work is submitted, and inherit signal mask and environment: submit under `submitting`, entered
+    after the pool, whose first one in a program unblocks signals.
 
     Args:
         number: how many.
@@ -43,16 +45,23 @@ def pool(
 
 
 @contextlib.contextmanager
-def without_interrupts() -> Iterator[None]:
-    """Processes that this thread starts do not hear Ctrl-C: the one who started them does, and ends them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def submitting() -> Iterator[None]:
+    """For the time in which work is submitted, and processes start with what they inherit from this thread.
+
+    They do not hear Ctrl-C: the one who started them does, and ends them. And their linear algebra keeps to one thread
+    each, unless the user has set how many: as many threads as cores in each process would stand in each other's way.
+    """
+    unset = [name for name in _THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, "1"))
+    masks = hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for name in unset:
+            os.environ.pop(name, None)
 
 
 def _begin(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:

@@ -28,7 +28,7 @@ from jaxclear.crystals.orient import orient as find_axes
 from jaxclear.crystals.outside import reference_for
 from jaxclear.crystals.region_cutting import Cutter, RegionError, Shape, Surroundings, grid
 from jaxclear.crystals.structures import Crystal, StructureError, read, to_ase
-from jaxclear.worker_processes import pool, without_interrupts
+from jaxclear.worker_processes import pool, submitting
 
 if TYPE_CHECKING:
     from jaxclear.models import LoadedModel
@@ -185,7 +185,7 @@ def _turning(turn: Orient, workers: int) -> Iterator[Callable[[Iterable[Crystal]
     with pool(workers) as executor:
 
         def turned(regions: Iterable[Crystal]) -> Iterable[Any]:
-            with without_interrupts():
+            with submitting():
                 return executor.map(turn, regions, chunksize=4)
 
         yield turned
