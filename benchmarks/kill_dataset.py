@@ -27,9 +27,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    from benchmarks.timing import machine
-
     os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    from benchmarks.timing import machine
     from tests.dataset.killing import kill_often
 
     partial = options.json and options.json.with_name(f"{options.json.name}.partial")

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.records import provenance
+from jaxclear.worker_processes import cores
 
 Row = dict[str, Any]
 
@@ -160,7 +161,7 @@ def machine() -> Row:
     return {
         **made_by,
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "load_average": round(os.getloadavg()[0], 2),
     }
 

@@ -1,4 +1,4 @@
-"""Maps of many images in batches of one size, for the experiments: any explanation, class responses, of which seeds."""
+"""Maps of many images in batches of one size, for the experiments: any explanation, class responses."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

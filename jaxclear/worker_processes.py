@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-__all__ = ["cores", "pool", "submitting"]
+__all__ = ["cores", "pool"]
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -27,9 +27,6 @@ def pool(
 ) -> Iterator[concurrent.futures.Executor]:
     """Gives a pool of processes; in the end what it has not begun is dropped.
 
-    Processes start when work is submitted, and inherit signal mask and environment: submit under `submitting`, entered
-    after the pool, whose first one in a program unblocks signals.
-
     Args:
         number: how many.
         prepare: called in each before its first work, with the arguments.
@@ -37,29 +34,45 @@ def pool(
     """
     # A forked process would inherit the locks of JAX's threads.
     context = multiprocessing.get_context("spawn")
-    executor = concurrent.futures.ProcessPoolExecutor(number, context, _begin, (prepare, arguments))
+    executor = _Pool(number, context, _begin, (prepare, arguments))
     try:
         yield executor
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-@contextlib.contextmanager
-def submitting() -> Iterator[None]:
-    """For the time in which work is submitted, and processes start with what they inherit from this thread.
+class _Pool(concurrent.futures.ProcessPoolExecutor):
+    """Starts a process when work is submitted, with what it inherits from the thread that submits."""
 
-    They do not hear Ctrl-C: the one who started them does, and ends them. And their linear algebra keeps to one thread
-    each, unless the user has set how many: as many threads as cores in each process would stand in each other's way.
-    """
-    unset = [name for name in _THREADS if name not in os.environ]
-    os.environ.update(dict.fromkeys(unset, "1"))
-    masks = hasattr(signal, "pthread_sigmask")
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        with _without_interrupts(), _one_thread_each():
+            return super().submit(fn, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that this thread starts do not hear Ctrl-C: the one who started them does, and ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        if masks:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Linear algebra of the processes keeps to one thread each, unless the user has set how many.
+
+    As many threads as cores in each of them would stand in each other's way.
+    """
+    unset = [name for name in _THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, "1"))
+    try:
+        yield
+    finally:
         for name in unset:
             os.environ.pop(name, None)
 

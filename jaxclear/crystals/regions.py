@@ -14,6 +14,7 @@ University of Waterloo (2020), appendix A.
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -28,7 +29,7 @@ from jaxclear.crystals.orient import orient as find_axes
 from jaxclear.crystals.outside import reference_for
 from jaxclear.crystals.region_cutting import Cutter, RegionError, Shape, Surroundings, grid
 from jaxclear.crystals.structures import Crystal, StructureError, read, to_ase
-from jaxclear.worker_processes import pool, submitting
+from jaxclear.worker_processes import pool
 
 if TYPE_CHECKING:
     from jaxclear.models import LoadedModel
@@ -183,12 +184,7 @@ def _turning(turn: Orient, workers: int) -> Iterator[Callable[[Iterable[Crystal]
         yield lambda regions: map(turn, regions)
         return
     with pool(workers) as executor:
-
-        def turned(regions: Iterable[Crystal]) -> Iterable[Any]:
-            with submitting():
-                return executor.map(turn, regions, chunksize=4)
-
-        yield turned
+        yield functools.partial(executor.map, turn, chunksize=4)
 
 
 def _judged(

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxclear.dataset.sources import Failure, Item, Source, read, signature
 from jaxclear.dataset.units import unit_range
-from jaxclear.worker_processes import cores, pool, submitting
+from jaxclear.worker_processes import cores, pool
 
 __all__ = ["Part", "UnitItems", "items", "parts"]
 
@@ -119,7 +119,7 @@ def items(source: Source, indices: Iterable[int], workers: int | None) -> Iterat
         finally:
             threads.shutdown(cancel_futures=True)
     elif kind == "processes":
-        with pool(number, _adopt, source) as processes, submitting():
+        with pool(number, _adopt, source) as processes:
             yield _ahead(processes, indices, 3 * number, None)
     else:
         raise ValueError(f"expected source.reading as 'serial', 'threads' or 'processes', got {kind!r}")
