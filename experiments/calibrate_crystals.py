@@ -9,10 +9,11 @@ Run time: 10 minutes on 2 busy CPU cores for 9,313 POSCAR files.
 Published: nothing to compare with.
 Own figure: experiments/results/calibrate_crystals.json.
 
-The reference is made of damaged training structures. The temperature is chosen on damaged structures of the
-development elements, the threshold on every other stranger (`jaxclear.crystals.strangers`): 5 % of these are accepted.
-The figures are those of the test elements and of the other strangers, which had no part in any choice. Members and
-strangers get the same random damage: "moderate" is half of what the network was trained on, "full" is all of it.
+The reference is made of damaged training structures. The temperature is chosen on structures of the development
+elements, one half of them damaged moderately, the other fully; the threshold on every other stranger
+(`jaxclear.crystals.strangers`): 5 % of these are accepted. The figures are those of the test elements and of the other
+strangers, which had no part in any choice. Members and strangers get the same random damage: "moderate" is half of what
+the network was trained on, "full" is all of it.
 """
 
 import dataclasses
@@ -97,10 +98,12 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     images, _ = members(parts.training, equal_counts(config.reference), damage=moderate_damage, seed=config.seed)
     reference = outside.Reference(outside.features_of(model, images), 1.0, 2.0)
     development = parts.development[clear[parts.development]]
-    images, labels = members(
-        development, equal_counts(config.development), damage=moderate_damage, seed=config.seed + 1
-    )
-    temperature = fitted_temperature(_logits(model, images), labels)
+    halves = [
+        members(development, equal_counts(config.development // 2), damage=damage, seed=config.seed + 1)
+        for damage in DAMAGES.values()
+    ]
+    logits = np.concatenate([_logits(model, images) for images, _ in halves])
+    temperature = fitted_temperature(logits, np.concatenate([labels for _, labels in halves]))
     unknown = _some(strangers(), config.strangers)
     known, unknown = _every_other(unknown, 0), _every_other(unknown, 1)
     images = _damaged_strangers(known, known_species(study), config.copies, config.seed + 2, moderate_damage)
