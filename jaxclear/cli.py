@@ -194,6 +194,9 @@ def _add_explain_dataset(commands: "argparse._SubParsersAction[_Parser]") -> Non
     dataset.add_argument("--rank", type=int, help="number of this process from 0, where no scheduler tells it")
     dataset.add_argument("--world", type=int, help="number of processes")
     dataset.add_argument("--workers", type=int, metavar="N", help="threads or processes that read ahead")
+    dataset.add_argument(
+        "--cpu-devices", type=int, metavar="N", help="where there is no accelerator (default: one a core)"
+    )
     dataset.add_argument("--fail-fast", action="store_true", help="end at the first item that cannot be used")
     dataset.add_argument("--retry-failed", action="store_true", help="do units with failures again")
     dataset.add_argument(

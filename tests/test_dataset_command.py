@@ -2,8 +2,10 @@
 
 import json
 import os
+import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,6 +15,8 @@ from PIL import Image
 import jaxclear
 from jaxclear import cli
 from jaxclear.commands import explain_dataset as command
+from jaxclear.commands.terminal import processors_as_devices
+from jaxclear.worker_processes import cores
 
 NETWORK = """
     import jax.numpy as jnp
@@ -50,6 +54,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "squares_of_hers", raising=False)
     monkeypatch.setattr(command, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(command, "processors_as_devices", lambda number: None)
     return tmp_path
 
 
@@ -120,6 +125,31 @@ def test_the_same_command_under_a_scheduler(capsys, here, monkeypatch):
     np.testing.assert_array_equal(
         jaxclear.open_store("store")["dominant_response"][:], jaxclear.open_store("alone")["dominant_response"][:]
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "devices"),
+    [
+        ((), {}, cores()),
+        (("--cpu-devices", "3"), {}, 3),
+        ((), {"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5),
+        ((), {"JAX_NUM_CPU_DEVICES": "4"}, 4),
+    ],
+)
+def test_the_processor_is_as_many_devices_as_it_has_cores(here, options, environment, devices):
+    inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    call = [sys.executable, "-m", "jaxclear", *CALL, *options, "--no-cache"]
+    places = os.pathsep.join([str(Path(cli.__file__).parents[1]), str(here)])
+    settings = {**inherited, "JAX_PLATFORMS": "cpu", "PYTHONPATH": places, **environment}
+    done = subprocess.run(call, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    start = next(event for event in map(json.loads, done.stderr.splitlines()) if event["event"] == "start")
+    assert start["devices"] == devices
+
+
+def test_no_devices_are_refused():
+    with pytest.raises(ValueError, match="--cpu-devices of at least 1, got 0"):
+        processors_as_devices(0)
 
 
 def test_damage_is_found_and_repaired(capsys, here):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from jaxclear.commands.recipes import prepare, written_down
-from jaxclear.commands.terminal import Progress, complain, keep_compiled_programs
+from jaxclear.commands.terminal import Progress, complain, keep_compiled_programs, processors_as_devices
 from jaxclear.dataset import explain_dataset
 
 _SHOWN_FAILURES = 20
@@ -18,6 +18,7 @@ _SHOWN_FAILURES = 20
 
 def run(options: argparse.Namespace) -> int:
     """Explains the source; returns the exit code: 1 where items could not be used."""
+    processors_as_devices(options.cpu_devices)
     if not options.no_cache:
         keep_compiled_programs()
     recipe = written_down(options)

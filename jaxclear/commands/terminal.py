@@ -119,3 +119,28 @@ def keep_compiled_programs() -> None:
         if os.access(base, os.W_OK):
             jax.config.update("jax_compilation_cache_dir", str(base))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def processors_as_devices(number: int | None) -> None:
+    """Lets JAX have several devices on the host's processor: a program on one of them does not use all cores.
+
+    Before anything is computed; nothing happens where the environment, or the process already, has a number.
+
+    Args:
+        number: how many; by default as many as this process may use cores.
+
+    Raises:
+        ValueError: fewer than one.
+    """
+    import jax
+
+    from jaxclear.worker_processes import cores
+
+    if number is not None and number < 1:
+        raise ValueError(f"expected --cpu-devices of at least 1, got {number}")
+    told = jax.config.jax_num_cpu_devices != -1  # pyright: ignore[reportAttributeAccessIssue]
+    if number is None and (told or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")):
+        return
+    # JAX refuses when it has its devices already.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", number or cores())

@@ -19,7 +19,7 @@ from jaxclear.dataset.sources import Failure, Item, Source, read, signature
 from jaxclear.dataset.units import unit_range
 from jaxclear.worker_processes import cores, pool
 
-__all__ = ["Part", "UnitItems", "items", "parts"]
+__all__ = ["Groups", "Part", "UnitItems", "items", "parts"]
 
 _CHUNK = 16
 _MOST_THREADS = 8
@@ -93,6 +93,34 @@ def parts(found: Iterable[Item | Failure], unit: int, size: int, total: int, bat
 def _part(owner: UnitItems, group: list[tuple[int, Any]], batch: int) -> Part:
     filled = list(itertools.islice(itertools.cycle([value for _, value in group]), batch))
     return Part(owner, [row for row, _ in group], jax.tree.map(lambda *leaves: np.stack(leaves), *filled))
+
+
+class Groups:
+    """Parts of one shape that are worked on together, one a device.
+
+    A part waits until its group is full, at most to the end of the next unit. Shapes that alternate do not leave
+    devices without work.
+    """
+
+    def __init__(self, devices: int) -> None:
+        self._devices = devices
+        self._waiting: dict[Any, list[Part]] = {}
+
+    def add(self, part: Part) -> list[list[Part]]:
+        """Takes a part; returns the groups that are to start."""
+        kind = signature(part.value)
+        group = self._waiting.setdefault(kind, [])
+        group.append(part)
+        return [self._waiting.pop(kind)] if len(group) == self._devices else []
+
+    def end(self, owner: UnitItems) -> list[list[Part]]:
+        """Takes note that a unit has no more parts; returns the groups that are to start."""
+        late = [kind for kind, group in self._waiting.items() if group[0].owner is not owner]
+        return [self._waiting.pop(kind) for kind in late]
+
+    def rest(self) -> list[list[Part]]:
+        """Returns the groups that will not be full."""
+        return list(self._waiting.values())
 
 
 @contextlib.contextmanager

@@ -19,8 +19,10 @@ _MOST = 1024
 _SHARE = 0.8
 """Of a device's free memory that a batch may take: two are in flight, and results of the last one wait."""
 
-_UNITS_WAITING = 5
-"""Units whose results are on the host at once, at most: being filled, waiting for the writer, being written."""
+_UNITS_WAITING = 6
+"""Units whose results are on the host at once, at most: being filled (three), waiting for the writer (two), being
+written.
+"""
 
 
 def choose_batch(needs: Callable[[int], int], pixels: int, unit: int, device: Any, *, rows: int = 0) -> int:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxclear.dataset.encoding import Field, masked
-from jaxclear.dataset.loading import Part, UnitItems, items, parts
+from jaxclear.dataset.loading import Groups, Part, UnitItems, items, parts
 from jaxclear.dataset.program import Program, Running, Tell
 from jaxclear.dataset.sources import Failure, Item, Source, signature
 from jaxclear.dataset.store import Store, UnitRows
@@ -184,22 +184,18 @@ class Pipeline:
         return None
 
     def _compute(self) -> None:
-        group: list[Part] = []
-        while True:
-            piece = self._next()
+        groups = Groups(self._program.devices)
+        while (piece := self._next()) is not None:
             if isinstance(piece, Part):
-                if group and signature(group[0].value) != signature(piece.value):
-                    self._launch(group)
-                    group = []
-                group.append(piece)
-            elif isinstance(piece, UnitItems):
+                full = groups.add(piece)
+            else:
                 self._ended.add(piece.unit)
                 self._finish(piece)
-            if group and (piece is None or len(group) == self._program.devices):
+                full = groups.end(piece)
+            for group in full:
                 self._launch(group)
-                group = []
-            if piece is None:
-                break
+        for group in groups.rest():
+            self._launch(group)
         while self._in_flight:
             self._collect()
 

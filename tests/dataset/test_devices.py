@@ -11,10 +11,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxclear
-from jaxclear.dataset import memory, program
+from jaxclear.dataset import memory, open_store, program
+from jaxclear.dataset.loading import Groups, Part, UnitItems
 from jaxclear.dataset.program import Program, local_mesh
 from networks import small_network
 from tests.dataset.common import SIZE, WEIGHTS, Images, explain, files, run
@@ -59,6 +62,52 @@ def test_one_two_and_eight_devices_give_the_same_bytes(tmp_path):
     assert len(reference) > 30
     assert files(tmp_path / "store-2") == reference
     assert files(tmp_path / "store-8") == reference
+
+
+def test_items_of_several_shapes_give_the_same_bytes_on_one_and_many_devices(tmp_path):
+    code = """
+        import sys, jax, numpy as np
+        from jaxclear.dataset import Item, explain_dataset
+        class Mixed:
+            def __len__(self):
+                return 45
+            def __getitem__(self, index):
+                rng = np.random.default_rng(index)
+                return Item(rng.uniform(size=(rng.integers(2, 5), 3)).astype(np.float32), index % 3, str(index))
+        means = lambda weights, batch: {"mean": batch.mean(1), "most": batch.max((1, 2))}
+        for count in (1, 2, 8):
+            mesh = jax.make_mesh((count,), ("any",), devices=jax.devices()[:count])
+            options = {"unit": 16, "batch": 2, "log": lambda event: None, "mesh": mesh}
+            done = explain_dataset(means, {}, Mixed(), f"{sys.argv[1]}/store-{count}", **options)
+            assert (done.devices, done.items, done.failed) == (count, 45, 0), done
+    """
+    python(code, tmp_path, devices=8)
+    reference = files(tmp_path / "store-1")
+    assert files(tmp_path / "store-2") == reference
+    assert files(tmp_path / "store-8") == reference
+    for index, mean in enumerate(open_store(tmp_path / "store-8")["mean"][:]):
+        rng = np.random.default_rng(index)
+        np.testing.assert_allclose(mean, rng.uniform(size=(rng.integers(2, 5), 3)).mean(0), rtol=1e-5)
+
+
+@given(
+    devices=st.integers(1, 5),
+    units=st.lists(st.lists(st.integers(1, 3), max_size=12), max_size=6),
+)
+def test_groups_hold_every_part_once_and_none_waits_longer_than_a_unit(devices, units):
+    groups, started = Groups(devices), []
+    for number, sizes in enumerate(units):
+        owner = UnitItems(unit=number, count=len(sizes))
+        found = [Part(owner, [row], np.zeros((1, size))) for row, size in enumerate(sizes)]
+        full = [group for part in found for group in groups.add(part)]
+        assert all(len(group) == devices for group in full)
+        started += full + groups.end(owner)
+        there = [(part.owner.unit, part.rows[0]) for group in started for part in group]
+        assert all((k, row) in there for k, rows in enumerate(units[:number]) for row in range(len(rows)))
+    started += groups.rest()
+    there = [(part.owner.unit, part.rows[0]) for group in started for part in group]
+    assert sorted(there) == [(k, row) for k, sizes in enumerate(units) for row in range(len(sizes))]
+    assert all(len({part.value.shape for part in group}) == 1 and len(group) <= devices for group in started)
 
 
 def test_nothing_is_communicated():
