@@ -43,6 +43,7 @@ from jaxclear.attention import focus_area
 from jaxclear.data import gather, holdout
 from jaxclear.data.imageclef import Radiographs
 from jaxclear.data.sources import Subset, as_source
+from jaxclear.dataset.sources import Failure
 from jaxclear.inputs import as_floats
 from jaxclear.responses import Apply
 from jaxclear.strong_features import keep
@@ -141,6 +142,7 @@ class Images(NamedTuple):
     labels: Int[np.ndarray, " N"]
     ids: tuple[str, ...]
     landmarks: Bool[np.ndarray, "N S S"]
+    failures: tuple[Failure, ...]
 
 
 class Trained(NamedTuple):
@@ -163,10 +165,10 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     name = "anatomy" if config.source else "anatomy-phantoms"
     workdir.mkdir(parents=True, exist_ok=True)
     started, made_by, say = time.perf_counter(), provenance(), say_to(progress)
-    train, test, classes = _data(config)
+    train, test, classes, missing = _data(config)
+    left_out = medical.left_out(missing, (*train.failures, *test.failures), say)
     say(f"{len(train.images)} radiographs of {len(classes)} classes to train on, {len(test.images)} to test on")
-    few = slice(config.explained)
-    explained = Images(test.images[few], test.labels[few], test.ids[few], test.landmarks[few])
+    explained = Images(*(part[: config.explained] for part in test[:4]), failures=())
     found: dict[str, Trained] = {}
     figures: dict[str, Any] = {}
     for title in config.networks:
@@ -190,6 +192,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
         "measured_on": "the data set" if config.source else "phantoms: drawings, not radiographs",
         "config": medical.settings(config),
         "radiographs": {"train": len(train.images), "test": len(test.images), "explained": len(explained.images)},
+        "left_out": left_out,
         "classes": classes,
         "networks": figures,
         "seconds": round(time.perf_counter() - started, 1),
@@ -199,12 +202,12 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     return results
 
 
-def _data(config: Config) -> tuple[Images, Images, tuple[str, ...]]:
-    """Both sides of the split and the names of the classes."""
-    landmarks = np.zeros((0, config.size, config.size), bool)
+def _data(config: Config) -> tuple[Images, Images, tuple[str, ...], tuple[Failure, ...]]:
+    """Both sides of the split, the names of the classes, and what the folder lacks."""
+    missing, landmarks = (), np.zeros((0, config.size, config.size), bool)
     if config.source:
         source = Radiographs(config.source, size=config.size, minimum=config.minimum, incomplete="record")
-        classes = source.classes
+        classes, missing = source.classes, source.failures
     else:
         made = phantoms_limbs.make(config.phantoms, config.size, seed=config.seed)
         source, classes, landmarks = as_source((made.images, made.labels)), phantoms_limbs.REGIONS, made.landmarks
@@ -212,9 +215,10 @@ def _data(config: Config) -> tuple[Images, Images, tuple[str, ...]]:
 
     def gathered(part: Subset) -> Images:
         known = gather(part, on_error="record")
-        return Images(known.images, known.labels, known.ids, landmarks[part.indices] if len(landmarks) else landmarks)
+        marked = landmarks[part.indices] if len(landmarks) else landmarks
+        return Images(known.images, known.labels, known.ids, marked, known.failures)
 
-    return gathered(split.train), gathered(split.test), classes
+    return gathered(split.train), gathered(split.test), classes, missing
 
 
 def _train(

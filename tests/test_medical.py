@@ -10,6 +10,7 @@ import pytest
 
 from data import trees
 from experiments import mapping, medical, retinopathy
+from jaxclear.dataset.sources import Failure
 
 
 def test_maps_in_batches_are_those_of_each_image():
@@ -104,7 +105,7 @@ def test_retinopathy_on_phantoms(phantoms):
 
 def test_maps_of_rightly_graded_phantoms_are_scored(phantoms):
     config = retinopathy.smoke_config(None)
-    _, test, fundus = retinopathy._data(config)
+    _, test, fundus, _ = retinopathy._data(config)
     module = retinopathy.Normalised(retinopathy.models.build("retinopathy")[0])
     variables = module.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     config = retinopathy.dataclasses.replace(config, rules=("deconvnet",))
@@ -119,13 +120,30 @@ def test_maps_of_rightly_graded_phantoms_are_scored(phantoms):
     assert set(scores["clear_maps"]["deconvnet"]) == {"predicted_grade_percent"}
 
 
-def test_retinopathy_on_the_challenges_folder(tmp_path):
+def test_what_is_left_out_is_counted_and_named():
+    said = []
+    unreadable = [Failure(f"{number}_left", "no image") for number in range(9)]
+    found = medical.left_out([Failure("3_right", "expected a row")], unreadable, said.append)
+    assert found == {"missing": 1, "unreadable": 9, "first": ["3_right", "0_left", "1_left", "2_left", "3_left"]}
+    assert said[0] == "10 parts of the data set are left out; the first:"
+    assert said[1:3] == ["    3_right: expected a row", "    0_left: no image"]
+    said.clear()
+    assert medical.left_out((), (), said.append) == {"missing": 0, "unreadable": 0, "first": []}
+    assert not said
+
+
+def test_retinopathy_on_the_challenges_folder(tmp_path, capsys):
     config = retinopathy.smoke_config(str(trees.kaggle(tmp_path / "dr")))
     (tmp_path / "dr" / "train" / "13_right.jpeg").write_bytes(b"no image")
-    results = retinopathy.run(config, tmp_path / "work", progress=False)
+    with (tmp_path / "dr" / "trainLabels.csv").open("a") as table:
+        table.write("17_right,9\n18_right,1\n")
+    results = retinopathy.run(config, tmp_path / "work")
     assert results["measured_on"] == "the data set"
     assert results["figures"]["published_percent"] == retinopathy.PUBLISHED
     assert results["photographs"] == {"train": 2, "test": 1, "unreadable": 1}
+    assert results["left_out"] == {"missing": 2, "unreadable": 1, "first": ["17_right", "18_right", "13_right"]}
+    assert "18_right: expected the photograph train/18_right.jpeg, got none\n" in capsys.readouterr().err
+    assert str(tmp_path) not in (tmp_path / "work" / "retinopathy.json").read_text()
     assert results["config"]["source"] == "dr"
     assert "maps" not in results
     assert (tmp_path / "work" / "retinopathy.checkpoint").exists()
