@@ -1,7 +1,8 @@
 """Labelled images as random-access sources: `{"image": uint8 (H, W, C), "label": int, "id": str}` an item.
 
 A source knows its length and gives each item for itself, in any order; `jaxclear.explain_dataset` takes it as it is.
-What comes from elsewhere (`tfds.data_source`, a Hugging Face data set, arrays) becomes such a source by `as_source`.
+What comes from elsewhere (`tfds.data_source`, a Hugging Face data set, arrays) becomes such a source by `as_source`;
+whatever takes a source here does that by itself, unless the keys of its rows have to be named.
 """
 
 import operator
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
+from jaxclear.data.pixels import DataError, pixels
 from jaxclear.dataset.loading import items
-from jaxclear.dataset.sources import Failure, Source
+from jaxclear.dataset.sources import NO_LABEL, Failure, Item, Source, read
 from jaxclear.inputs import as_floats
 
 __all__ = [
@@ -36,10 +38,6 @@ __all__ = [
 ]
 
 _SHOWN = 5
-
-
-class DataError(ValueError):
-    """Data that are missing, damaged or of another kind than their place and name promise."""
 
 
 class LabelledImage(TypedDict):
@@ -140,6 +138,22 @@ def as_source(
     return ImageSource(source, image=image, label=label, identifier=identifier)
 
 
+def _adopted(source: Any) -> Source:
+    """A source with items of this package's form: the given one where it has them, or else by `as_source`."""
+    arrays = isinstance(source, tuple) and not any(isinstance(part, tuple | Mapping) for part in source)
+    if isinstance(source, Mapping) or arrays or not isinstance(source, Source):
+        return as_source(source)
+    if isinstance(source, ImageSource) or callable(getattr(source, "name", None)) or hasattr(source, "reading"):
+        return source
+    try:
+        first = source[0]
+    except Exception:  # whatever a reader raises belongs to its item, and is said when that is read
+        return as_source(source)
+    image = first.get("image") if isinstance(first, Mapping) else None
+    ready = isinstance(image, np.ndarray) and image.ndim == 3 and "label" in first
+    return source if ready or isinstance(first, Item) else as_source(source)
+
+
 class _Columns:
     """Columns of one length, read row by row."""
 
@@ -160,7 +174,7 @@ class Prepared:
     """A source whose images go through a function, on the host and one by one: what its network was trained on."""
 
     def __init__(self, source: Source, function: Callable[[Any], Any]) -> None:
-        self.source, self._function = source, function
+        self.source, self._function = _adopted(source), function
         self.reading = getattr(source, "reading", "serial")
 
     def __len__(self) -> int:
@@ -184,11 +198,11 @@ class Subset:
     """Chosen items of a source, in the order of their indices."""
 
     def __init__(self, source: Source, indices: Sequence[int] | Int[np.ndarray, " M"]) -> None:
-        self.source, self.indices = source, np.asarray(indices, np.int64)
+        self.source, self.indices = _adopted(source), np.asarray(indices, np.int64)
         if self.indices.ndim != 1 or (
-            len(self.indices) and not 0 <= self.indices.min() <= self.indices.max() < len(source)
+            len(self.indices) and not 0 <= self.indices.min() <= self.indices.max() < len(self.source)
         ):
-            raise DataError(f"expected indices from 0 to {len(source) - 1}, got {self.indices.tolist()[:_SHOWN]}")
+            raise DataError(f"expected indices from 0 to {len(self.source) - 1}, got {self.indices.tolist()[:_SHOWN]}")
         self.reading = getattr(source, "reading", "serial")
 
     def __len__(self) -> int:
@@ -213,7 +227,7 @@ def holdout(source: Source, share: float, *, seed: int = 0, groups: Sequence[Has
     The groups are put in a random order and go to the test part until it has its share of the items.
 
     Args:
-        source: what to cut.
+        source: what to cut; anything that `as_source` takes.
         share: share of the items for the test part, between 0 and 1.
         seed: of the order.
         groups: one key an item; by default the source's own `groups` (patients), or else each item for itself.
@@ -221,7 +235,9 @@ def holdout(source: Source, share: float, *, seed: int = 0, groups: Sequence[Has
     Raises:
         DataError: a share that leaves one part empty, or another number of groups than of items.
     """
-    keys = groups if groups is not None else getattr(source, "groups", range(len(source)))
+    own = getattr(source, "groups", None)
+    source = _adopted(source)
+    keys = next((given for given in (groups, own) if given is not None), range(len(source)))
     if len(keys) != len(source):
         raise DataError(f"expected {len(source)} groups, one an item, got {len(keys)}")
     numbers: dict[Hashable, int] = {}
@@ -248,7 +264,7 @@ def gather(
     """Returns the images of a source in one array, as `jaxclear.training.fit` takes them.
 
     Args:
-        source: images of one shape.
+        source: images of one shape; anything that `as_source` takes.
         on_error: "raise", or "record" to leave out what cannot be read and to say so in the result.
         workers: threads or processes that read ahead, where the source allows it; by default as many as there are
             cores.
@@ -259,6 +275,7 @@ def gather(
     """
     if on_error not in ("raise", "record"):
         raise DataError(f"expected on_error 'raise' or 'record', got {on_error!r}")
+    source = _adopted(source)
     images = np.empty((0,))
     labels: list[int] = []
     ids: list[str] = []
@@ -288,9 +305,23 @@ def gather(
 
 
 def labels_of(source: Source) -> Int[np.ndarray, " N"]:
-    """Returns the class of each item; sources that know them without reading an image are not read."""
+    """Returns the class of each item; sources that know them without reading an image are not read.
+
+    Args:
+        source: anything that `as_source` takes.
+
+    Raises:
+        DataError: an item that cannot be read, or has no label.
+    """
     known = getattr(source, "labels", None)
-    return np.asarray(known) if known is not None else np.array([source[i]["label"] for i in range(len(source))])
+    if known is not None:
+        return np.asarray(known)
+    source = _adopted(source)
+    found = [read(source, index) for index in range(len(source))]
+    for item in found:
+        if isinstance(item, Failure) or item.label == NO_LABEL:
+            raise DataError(f"item {item.id}: {getattr(item, 'reason', 'expected a label, got none')}")
+    return np.array([cast(Item, item).label for item in found])
 
 
 def unit_range(images: Shaped[Any, "*batch H W C"]) -> Float[jax.Array, "*batch H W C"]:
@@ -332,31 +363,6 @@ def check_complete(failures: Sequence[Failure], incomplete: str, where: str) -> 
 def _listing(failures: Sequence[Failure]) -> str:
     shown = "; ".join(f"{name}: {reason}" for name, reason in failures[:_SHOWN])
     return f" ({shown}{', …' if len(failures) > _SHOWN else ''})" if failures else ""
-
-
-def pixels(image: Any, what: str) -> UInt8[np.ndarray, "H W C"]:
-    """Returns an image as uint8 (H, W, C), C 1 or 3.
-
-    Args:
-        image: an array, or a Pillow image; palettes and bits become RGB and grey.
-        what: its name, for the message.
-
-    Raises:
-        DataError: another type of pixel, or another shape.
-    """
-    mode = getattr(image, "mode", None)
-    if mode is not None and callable(getattr(image, "convert", None)):
-        if mode.startswith("I") or mode == "F":
-            raise DataError(f"{what}: expected 8 bits a channel, got an image of mode {mode}; scale it to 8 bits")
-        grey = mode in ("1", "L", "LA")
-        image = image if mode in ("L", "RGB") else image.convert("L" if grey else "RGB")
-    array = np.asarray(image)
-    if array.dtype != np.uint8:
-        raise DataError(f"{what}: expected uint8, got {array.dtype}; scale it to 0 … 255")
-    array = array[..., None] if array.ndim == 2 else array
-    if array.ndim != 3 or array.shape[-1] not in (1, 3) or 0 in array.shape:
-        raise DataError(f"{what}: expected the shape (H, W), (H, W, 1) or (H, W, 3), got {array.shape}")
-    return array
 
 
 def index_in(source: Source, index: int) -> int:

@@ -74,6 +74,58 @@ def test_every_kind_of_source_gives_the_same_items(source):
     np.testing.assert_array_equal(read.value, IMAGES[3])
 
 
+FOREIGN = {
+    "arrays": lambda: (IMAGES, LABELS),
+    "columns": lambda: {"image": IMAGES, "label": LABELS},
+    "pairs": lambda: list(zip(IMAGES, LABELS.tolist(), strict=True)),
+    "a tuple of pairs": lambda: tuple(zip(IMAGES, LABELS.tolist(), strict=True)),
+    "rows": lambda: Rows({"image": i, "label": np.int64(k)} for i, k in zip(IMAGES, LABELS, strict=True)),
+    "pillow rows": lambda: Rows({"image": row["img"], "label": row["digit"]} for row in pillow_rows()),
+    "items": lambda: sources.ArraySource(IMAGES, LABELS),
+}
+
+
+@pytest.mark.parametrize("source", FOREIGN.values(), ids=FOREIGN)
+def test_what_takes_a_source_takes_foreign_ones_as_they_are(source):
+    np.testing.assert_array_equal(gather(source()).images, IMAGES)
+    np.testing.assert_array_equal(gather(source()).labels, LABELS)
+    np.testing.assert_array_equal(labels_of(source()), LABELS)
+    split = holdout(source(), 0.4)
+    assert sorted([*split.train.indices, *split.test.indices]) == list(range(5))
+    np.testing.assert_array_equal(gather(split.test).images, IMAGES[split.test.indices])
+    np.testing.assert_array_equal(labels_of(split.train), LABELS[split.train.indices])
+    np.testing.assert_array_equal(gather(Subset(source(), [3, 1])).labels, LABELS[[3, 1]])
+
+
+def test_foreign_sources_are_prepared_too():
+    for source in (FOREIGN["arrays"](), FOREIGN["pairs"](), FOREIGN["pillow rows"]()):
+        np.testing.assert_array_equal(gather(Prepared(source, lambda image: 255 - image)).images, 255 - IMAGES)
+
+
+def test_grey_images_have_an_axis_of_channels_whatever_held_them():
+    grey = IMAGES[..., 0]
+    rows = [{"image": Image.fromarray(image), "label": 1} for image in grey]
+    for source in (rows, (grey, LABELS), list(zip(grey, LABELS, strict=True)), [{"image": grey[0], "label": 1}] * 2):
+        images = gather(source).images
+        assert images.shape[1:] == (6, 7, 1)
+        np.testing.assert_array_equal(images[0, ..., 0], grey[0])
+
+
+def test_foreign_sources_that_cannot_be_read_say_what_to_do():
+    for function in (gather, labels_of, lambda rows: gather(holdout(rows, 0.4).train)):
+        with pytest.raises(
+            DataError, match=r"expected \['image', 'label'\] in it, got \['digit', 'img'\]; name the keys"
+        ):
+            function(pillow_rows())
+    for function in (gather, labels_of, lambda source: holdout(source, 0.4), lambda source: Subset(source, [0])):
+        with pytest.raises(DataError, match="expected columns of one length"):
+            function((IMAGES, LABELS[:2]))
+        with pytest.raises(DataError, match="expected a source with __len__"):
+            function(iter([]))
+    with pytest.raises(DataError, match="item 0: expected a label, got none"):
+        labels_of(sources.ArraySource(IMAGES))
+
+
 def test_explaining_a_data_set_knows_one_source_from_another():
     ours, other = as_source((IMAGES, LABELS)), as_source((IMAGES[::-1], LABELS))
     assert sources.identity(ours) != sources.identity(other)
