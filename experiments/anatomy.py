@@ -6,10 +6,8 @@ Command: python -m experiments.anatomy IMAGECLEF_FOLDER [--workdir DIR] [--recor
     the folder of the ImageCLEF 2009 medical annotation task; classes of at least 50 radiographs, a tenth is the test
     set. A run that was broken off goes on from its last epoch.
     python -m experiments.anatomy --phantoms [--workdir DIR] [--record]
-    the same on drawn phantoms of eight regions, 64 pixels wide instead of 224, and the maps scored against the bones
-    that tell the regions apart.
-Run time: phantoms: see `seconds` in experiments/results/anatomy-phantoms.json. The data set was not at hand: its run is
-    untimed, and wants an accelerator.
+    the same on drawn phantoms of eight regions, 64 pixels wide, and the maps scored against the bones that differ.
+Run time: phantoms: `seconds` in experiments/results/anatomy-phantoms.json. Untimed on the data set, not at hand here.
 Published: accuracy 71.1 % (shallow), 90.36 % (deep), 95.62 % (deep, augmented) on 14,676 radiographs of 24 classes.
 Own figure: none on the data set; experiments/results/anatomy-phantoms.json and figures/anatomy-phantoms*.png on
     phantoms, which say nothing about radiographs.
@@ -37,7 +35,7 @@ import jaxclear
 from experiments import mapping, medical, phantoms_limbs
 from experiments.anatomy_augment import Augment
 from experiments.anatomy_figures import Example, ablation_figure, focus_figure, maps_figure
-from experiments.records import provenance, say_to, wilson
+from experiments.records import provenance, say_to, trained, wilson
 from jaxclear import models, plot, training
 from jaxclear.attention import focus_area
 from jaxclear.data import gather, holdout
@@ -174,8 +172,8 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     for title in config.networks:
         study = STUDIES[title]
         say(f"{title}:")
-        stem = f"{name}-{title.replace(', ', '-')}"
-        found[title] = _train(config, study, train, test, explained, len(classes), workdir / stem, progress)
+        stem = workdir / f"{name}-{title.replace(', ', '-')}"
+        found[title] = _train(config, study, train, test, explained, len(classes), stem, made_by["commit"], progress)
         figures[title] = _figures(config, study, found[title], explained)
         say(f"{title}: {figures[title]['accuracy_percent']} %, {figures[title]['ablation']}")
     examples = _examples(config, found, explained)
@@ -229,6 +227,7 @@ def _train(
     explained: Images,
     classes: int,
     stem: pathlib.Path,
+    commit: str | None,
     progress: bool,
 ) -> Trained:
     """Trains one network, or takes up its training; weights go beside the checkpoint."""
@@ -242,10 +241,11 @@ def _train(
         train.labels,
         optimisation,
         checkpoint=stem.with_name(f"{stem.name}.checkpoint"),
+        made_by=commit,
         progress=progress,
     )
-    metadata = {"training": json.dumps({"study": stem.name})}
-    models.save_weights(stem.with_name(f"{stem.name}.safetensors"), fitted.variables, metadata)
+    notes = {"training": json.dumps({"study": stem.name})}
+    models.save_weights(stem.with_name(f"{stem.name}.safetensors"), fitted.variables, notes)
     found = training.evaluate(module.apply, fitted.variables, test.images, test.labels)
     attention = attention_maps(module.apply, fitted.variables, explained.images, rule=config.rule, units=config.units)
     return Trained(module.apply, fitted.variables, found, fitted.history, attention)
@@ -268,7 +268,7 @@ def _figures(config: Config, study: Study, found: Trained, explained: Images) ->
         "published_percent": study.published if config.source else None,
         "confusion": found.evaluation.confusion.tolist(),
         "ablation": _ablation(config, found, explained),
-        "history": [record._asdict() for record in found.history],
+        **trained(found.history),
     }
     if len(explained.landmarks):
         figures["ablation"] |= _landmark_ablation(found, explained)

@@ -40,7 +40,7 @@ from experiments.lung_figures import critical_figure, roc_figure
 from experiments.lung_folds import Augmentation, Fold, Slices, collect, cross_validate, lung_network
 from experiments.lung_maps import critical_maps, examples, redrawn_scores, scores
 from experiments.phantoms_lung import NodulePhantoms
-from experiments.records import provenance, say_to, ship
+from experiments.records import provenance, say_to, ship, trained
 from jaxclear import plot
 from jaxclear.data.folds import group_folds
 from jaxclear.data.lidc import CLASSES, CONFIGURATIONS, LungNodules
@@ -201,6 +201,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
             name: settings[name]
             for name in ("folds", "optimisation", "momentum", "cells", "settle", "augmentation", "seed")
         },
+        commit=made_by["commit"],
         progress=progress,
         say=say,
     )
@@ -226,9 +227,10 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     if isinstance(source, NodulePhantoms):
         results["drawn_without_what_decides"] = redrawn_scores(module, source, slices, found)
     _draw(config, workdir, found, slices, mapped)
-    results["folds"] = [fold.counts | {"history": fold.history} for fold in found]
-    spent = sum(record["seconds"] for fold in found for record in fold.history)
-    results |= {"training_seconds": round(spent, 1), "seconds": round(time.perf_counter() - started, 1), **made_by}
+    training = trained(record for fold in found for record in fold.history)
+    results["folds"] = [fold.counts | {"history": trained(fold.history)["history"]} for fold in found]
+    results |= {name: training[name] for name in ("training_commit", "training_seconds")}
+    results |= {"seconds": round(time.perf_counter() - started, 1), **made_by}
     medical.write_results(workdir, config.title, results)
     return results
 

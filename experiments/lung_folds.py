@@ -230,6 +230,7 @@ def cross_validate(
     *,
     settle: bool,
     run: dict[str, Any],
+    commit: str | None = None,
     progress: bool = True,
     say: Callable[..., None],
 ) -> list[Fold]:
@@ -244,6 +245,7 @@ def cross_validate(
         workdir: takes weights and predictions of each fold, and the checkpoint of the one in training.
         settle: whether the batch normalisations get their statistics from the training part anew; see `settled`.
         run: what the folds depend on; those of another run are refused.
+        commit: of the code that runs; stays in the history of what it trains.
         progress: whether to report the training.
         say: reports a finished fold.
 
@@ -255,7 +257,9 @@ def cross_validate(
         file, weights = (workdir / f"fold-{number + 1:02d}.{kind}" for kind in ("json", "safetensors"))
         rows = np.flatnonzero(folds == number)
         if not file.exists():
-            fitted, own, counts = _train(module, slices, folds, number, optimisation, augmentation, workdir, progress)
+            fitted, own, counts = _train(
+                module, slices, folds, number, optimisation, augmentation, workdir, commit, progress
+            )
             final = settled(module, fitted.variables, slices.images[own]) if settle else fitted.variables
             models.save_weights(weights, final)
             entry = {"run": run, "counts": counts, "history": [record._asdict() for record in fitted.history]}
@@ -284,6 +288,7 @@ def _train(
     optimisation: TrainConfig,
     augmentation: Augmentation,
     workdir: pathlib.Path,
+    commit: str | None,
     progress: bool,
 ) -> tuple[training.TrainResult, Int[np.ndarray, " n"], dict[str, int]]:
     """One fold's training, resumed from its checkpoint if there is one, and the rows it was on, in random order."""
@@ -297,6 +302,7 @@ def _train(
         dataclasses.replace(optimisation, seed=optimisation.seed + number),
         validation=(slices.images[checked], slices.labels[checked]),
         checkpoint=workdir / f"fold-{number + 1:02d}.checkpoint",
+        made_by=commit,
         progress=progress,
     )
     counts = {"augmented": len(labels), "train": len(own), "validation": len(checked)}

@@ -6,12 +6,14 @@ import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 import jax
 import numpy as np
+
+from jaxclear.training import EpochRecord
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 FIGURES = pathlib.Path(__file__).parent / "figures"
@@ -75,6 +77,25 @@ def provenance() -> dict[str, Any]:
         "uncommitted_changes": bool(changed.stdout.strip()),
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {platform.system()}",
         "versions": {name: metadata.version(name) for name in ("jax", "flax", "optax", "numpy", "spglib", "ase")},
+    }
+
+
+def trained(history: Iterable[EpochRecord | Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the history of a training for its results, with its own commit and seconds, whenever it is evaluated.
+
+    Args:
+        history: one record an epoch, as `jaxclear.training.fit` returned them, or as JSON holds them.
+
+    Returns:
+        `training_commit` (a list where it went on at another; None where an epoch does not say), `training_seconds`,
+        the sum over the epochs, however often it was broken off, and `history`.
+    """
+    records = [dict(one) if isinstance(one, Mapping) else one._asdict() for one in history]
+    commits = list(dict.fromkeys(record.pop("made_by", None) for record in records))
+    return {
+        "training_commit": None if None in commits else commits[0] if len(commits) == 1 else commits,
+        "training_seconds": round(sum(record["seconds"] for record in records), 1),
+        "history": records,
     }
 
 

@@ -34,7 +34,7 @@ import numpy as np
 
 import jaxclear.data
 from experiments import standin
-from experiments.records import provenance, ship, wilson
+from experiments.records import provenance, ship, trained, wilson
 from jaxclear import models, training
 from jaxclear.augment import RandomAffine
 from jaxclear.models import weights
@@ -139,7 +139,13 @@ def run(
     module, table = models.build("svhn")
     checkpoint = workdir / "train_svhn.checkpoint"
     fitted = training.fit(
-        module, digits.images, digits.labels, config.optimisation, checkpoint=checkpoint, progress=progress
+        module,
+        digits.images,
+        digits.labels,
+        config.optimisation,
+        checkpoint=checkpoint,
+        made_by=made_by["commit"],
+        progress=progress,
     )
     tested = training.evaluate(module.apply, fitted.variables, digits.test_images, digits.test_labels)
     right, count = int(tested.confusion.trace()), len(digits.test_labels)
@@ -156,7 +162,7 @@ def run(
             "confusion": tested.confusion.tolist(),
         },
         "published_on_svhn": {"accuracy_percent": 92.60},
-        "history": [record._asdict() for record in fitted.history],
+        **trained(fitted.history),
         "seconds": round(time.perf_counter() - started, 1),
         **made_by,
     }

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ __all__ = [
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 _Batch = tuple[Any, Any, Any]  # images, labels, weights
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""Of a function among a network's settings, another in each process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,10 @@ class TrainConfig:
 
 
 class EpochRecord(NamedTuple):
-    """One epoch: mean loss and accuracy over its steps, the same on the validation images, and its time in seconds."""
+    """One epoch: mean loss and accuracy over its steps, the same on the validation images, and its time in seconds.
+
+    `made_by` is what `fit` was told of the code that ended it.
+    """
 
     epoch: int
     loss: float
@@ -98,6 +104,7 @@ class EpochRecord(NamedTuple):
     validation_loss: float | None
     validation_accuracy: float | None
     seconds: float
+    made_by: str | None = None
 
 
 class TrainResult(NamedTuple):
@@ -139,6 +146,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_steps: int | Collection[int] | None = None,
     keep_checkpoints: bool = False,
+    made_by: str | None = None,
     progress: bool = True,
 ) -> TrainResult:
     """The variables of a network trained on images, and the history of the training.
@@ -154,6 +162,8 @@ def fit(
             from it, and the result is that of an uninterrupted run, wherever it was killed.
         checkpoint_steps: Save also after every so many steps, or after these steps, counted from the training's start.
         keep_checkpoints: Whether older states stay, from the initial one on; `jaxclear.checkpoints.kept` reads them.
+        made_by: What runs this training, such as a commit: stays with the epochs in history and checkpoint, however
+            late and by whatever code the training is taken up again.
         progress: Whether to report on standard error: a live line on a terminal, one line an epoch elsewhere.
 
     Returns:
@@ -171,7 +181,8 @@ def fit(
     due = _due(checkpoint_steps)
     optimizer, state = _start(module, images[:1], labels, config, steps)
     step = jax.jit(functools.partial(_step, module, optimizer, config), donate_argnums=0)
-    with _Keeper.open(checkpoint, keep_checkpoints, _run_fingerprint(images, labels, weight, config)) as keeper:
+    run = {"run": _run_fingerprint(images, labels, weight, config), "network": _ADDRESS.sub("", repr(module))}
+    with _Keeper.open(checkpoint, keep_checkpoints, run) as keeper:
         state, history, sofar = keeper.resume(state)
         report = Progress(config.epochs, steps, quiet=not progress)
 
@@ -189,7 +200,7 @@ def fit(
             batches = ((images[chosen], labels[chosen], weight[chosen]) for chosen in rows)
             state, sofar = _epoch(step, state, batches, sofar, functools.partial(after, epoch, started, history))
             checked = None if validation is None else evaluate(module.apply, _variables(state), *validation)
-            record = _record(epoch, sofar, checked, time.perf_counter() - started)
+            record = _record(epoch, sofar, checked, time.perf_counter() - started)._replace(made_by=made_by)
             history, sofar = (*history, record), _Sofar([])
             report.epoch(epoch, record.loss, record.accuracy, record.validation_accuracy)
             keeper.save((epoch + 1) * steps, state, history, sofar)
@@ -199,21 +210,21 @@ def fit(
 class _Keeper:
     """Saves and finds the states of one run; does nothing where no folder was named."""
 
-    def __init__(self, checkpoints: Checkpoints | None, keep_all: bool, fingerprint: str) -> None:
-        self._checkpoints, self._keep_all, self._fingerprint = checkpoints, keep_all, fingerprint
+    def __init__(self, checkpoints: Checkpoints | None, keep_all: bool, run: dict[str, str]) -> None:
+        self._checkpoints, self._keep_all, self._run = checkpoints, keep_all, run
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, folder: str | os.PathLike[str] | None, keep_all: bool, fingerprint: str) -> Any:
+    def open(cls, folder: str | os.PathLike[str] | None, keep_all: bool, run: dict[str, str]) -> Any:
         if folder is None:
-            yield cls(None, keep_all, fingerprint)
+            yield cls(None, keep_all, run)
         else:
             with Checkpoints(folder, keep_all=keep_all) as checkpoints:
-                yield cls(checkpoints, keep_all, fingerprint)
+                yield cls(checkpoints, keep_all, run)
 
     def save(self, step: int, state: _State, history: _History, sofar: _Sofar) -> None:
         if self._checkpoints is not None:
-            document = {"run": self._fingerprint, "history": [list(record) for record in history], "sofar": list(sofar)}
+            document = {**self._run, "history": [list(record) for record in history], "sofar": list(sofar)}
             self._checkpoints.save(step, _tree(state), document)
 
     def resume(self, state: _State) -> tuple[_State, _History, _Sofar]:
@@ -224,11 +235,13 @@ class _Keeper:
                 self.save(0, state, (), _Sofar([]))
             return state, (), _Sofar([])
         saved = self._checkpoints.load(found[-1], _tree(state))
-        if saved.document.get("run") != self._fingerprint:
-            raise TrainingError(
-                f"expected a checkpoint of this run {self._fingerprint}, got {saved.document.get('run')} in "
-                f"{os.fspath(self._checkpoints.folder)!r}"
-            )
+        for name, own in self._run.items():
+            other = saved.document.get(name, own)  # older states do not say of which network they are
+            if other != own:
+                raise TrainingError(
+                    f"expected a checkpoint of this {name} {' '.join(own.split())}, got {' '.join(other.split())} in "
+                    f"{os.fspath(self._checkpoints.folder)!r}; name another folder"
+                )
         structure = jax.tree.structure(state.optimizer)
         optimizer = jax.tree.unflatten(structure, list(dict(sorted(saved.state["optimizer"].items())).values()))
         resumed = _State(saved.state["params"], saved.state.get("statistics", {}), optimizer, saved.state["step"])

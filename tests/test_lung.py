@@ -233,6 +233,8 @@ def test_finished_folds_are_kept_and_foreign_ones_refused(phantoms, monkeypatch)
     config = dataclasses.replace(lung.smoke_config(), mapped=2)
     again = lung.run(config, folder, progress=False)
     assert again["figures"] == results["figures"]
+    assert again["training_commit"] == results["training_commit"] == results["commit"]
+    assert again["training_seconds"] == results["training_seconds"] > 0
     (folder / "fold-02.json").unlink()
     with pytest.raises(AssertionError, match="trained again"):
         lung.run(config, folder, progress=False)

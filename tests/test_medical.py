@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data import trees
-from experiments import mapping, medical, retinopathy
+from experiments import mapping, medical, records, retinopathy
 from jaxclear.dataset.sources import Failure
 
 
@@ -91,6 +91,20 @@ def test_quadratic_kappa_against_loops():
 def phantoms(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("phantoms")
     return workdir, retinopathy.run(retinopathy.smoke_config(None), workdir, progress=False)
+
+
+def test_a_later_evaluation_keeps_who_trained_and_how_long(phantoms):
+    first, later = ({"made_by": commit, "epoch": 1, "seconds": 2.25} for commit in ("a", "b"))
+    assert records.trained([first, first]) == {
+        "training_commit": "a",
+        "training_seconds": 4.5,
+        "history": [{"epoch": 1, "seconds": 2.25}] * 2,
+    }
+    assert records.trained([first, later, first])["training_commit"] == ["a", "b"]
+    assert records.trained([first, {"epoch": 2, "seconds": 1.0}])["training_commit"] is None
+    _, results = phantoms
+    assert results["training_commit"] == results["commit"]
+    assert results["training_seconds"] == pytest.approx(sum(one["seconds"] for one in results["history"]), abs=0.06)
 
 
 def test_retinopathy_on_phantoms(phantoms):

@@ -96,6 +96,20 @@ def test_checkpoints_of_other_runs_are_refused(stripes, tmp_path):
         fit(DENSE, *stripes, dataclasses.replace(CONFIG, learning_rate=1e-3), checkpoint=tmp_path / "c", progress=False)
     with pytest.raises(WeightsError, match="of the given network"):
         fit(MAPS, *stripes, CONFIG, checkpoint=tmp_path / "c", progress=False)
+    other = ConvNet(layers=(*DENSE.layers[:3], BatchNorm(momentum=0.5), DENSE.layers[4]))
+    with pytest.raises(TrainingError, match=r"this network ConvNet.*momentum=0\.5.*momentum=0\.9") as refused:
+        fit(other, *stripes, CONFIG, checkpoint=tmp_path / "c", progress=False)
+    assert "\n" not in str(refused.value)
+
+
+def test_epochs_keep_who_made_them(stripes, tmp_path):
+    train = functools.partial(fit, DENSE, *stripes, checkpoint=tmp_path / "c", progress=False)
+    first = train(dataclasses.replace(CONFIG, epochs=1), made_by="one")
+    longer = train(dataclasses.replace(CONFIG, epochs=2), made_by="another")
+    assert [record.made_by for record in first.history] == ["one"]
+    assert [record.made_by for record in longer.history] == ["one", "another"]
+    evaluated = train(dataclasses.replace(CONFIG, epochs=2), made_by="a third")
+    assert evaluated.history == longer.history
 
 
 def test_uint8_is_float_times_255(stripes):
