@@ -9,7 +9,7 @@ import pytest
 
 from digits import segment_digits
 from experiments import figures_5_3, mnist_landmarks, table_5_3, train_mnist
-from jaxclear import checkpoints, models
+from jaxclear import checkpoints, models, training
 from jaxclear.strong_features import Ablation
 
 
@@ -44,6 +44,23 @@ def test_a_second_run_goes_on(trained):
     for old, new in zip(results["seeds"], again["seeds"], strict=True):
         assert old["weights_sha256"] == new["weights_sha256"]
         assert old["confusion"] == new["confusion"]
+
+
+def test_results_of_other_settings_are_not_taken_for_its_own(tmp_path):
+    few, seen = segment_digits(4), segment_digits(4, seed=1)
+    config = dataclasses.replace(train_mnist.smoke_config(), seeds=(0,))
+    first = train_mnist.run(config, tmp_path, digits=(few, seen), progress=False)
+    assert first["seeds"][0]["training_commit"] == first["commit"]
+    assert first["seeds"][0]["training_seconds"] > 0
+    again = train_mnist.run(config, tmp_path, digits=(few, segment_digits(3)), progress=False)
+    assert np.sum(again["seeds"][0]["confusion"]) == 3
+    (tmp_path / "seed-0.json").write_text((tmp_path / "seed-0.json").read_text()[:99])
+    mended = train_mnist.run(config, tmp_path, digits=(few, seen), progress=False)
+    assert mended["seeds"][0]["confusion"] == first["seeds"][0]["confusion"]
+    assert mended["seeds"][0]["history"] == first["seeds"][0]["history"]
+    longer = dataclasses.replace(config, optimisation=dataclasses.replace(config.optimisation, epochs=2))
+    with pytest.raises(training.TrainingError, match="expected a checkpoint of this run"):
+        train_mnist.run(longer, tmp_path, digits=(few, seen), progress=False)
 
 
 def test_table_5_3(trained, tmp_path):
