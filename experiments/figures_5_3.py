@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 import jaxclear
-from experiments.records import provenance, ship
+from experiments.records import one_line, provenance, ship, weights_of
 from experiments.train_mnist import add_arguments, load
 from jaxclear import models, plot, training
 from jaxclear.drawing import FOREGROUND, MUTED, certainty, colour_key, draw_image, heading, new_figure
@@ -220,14 +220,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=pathlib.Path, help="of the network, where other than the shipped ones")
     add_arguments(parser, "figures_5_3")
     options = parser.parse_args(arguments)
-    try:
+    with one_line("figures_5_3"):
         model = models.load("mnist", weights=options.weights)
         config = Config(data_dir=options.data_dir, manual_dir=options.manual_dir)
         test = load(config, "test")
-        known = {"weights_sha256": model.metadata["sha256"]}
+        known = weights_of(model)
         run(config, options.workdir, model.apply, model.variables, test.images, test.labels, metadata=known)
-    except ValueError as error:
-        parser.exit(2, f"figures_5_3: error: {error}\n")
     if options.record:
         ship(options.workdir, "figures_5_3.json", [f"figures_5_3-{rule}.png" for rule in config.rules])
 

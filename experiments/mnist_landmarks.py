@@ -19,7 +19,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -28,7 +28,7 @@ from jaxtyping import Float, Int, Shaped
 
 import jaxclear
 from experiments import mapping
-from experiments.records import provenance, ship
+from experiments.records import one_line, provenance, ship, weights_of
 from experiments.table_5_3_figure import dress
 from experiments.train_mnist import RECIPE, add_arguments, checkpoint_of, load
 from jaxclear import checkpoints, models, plot, training
@@ -106,6 +106,7 @@ def run(
     labels: Int[np.ndarray, " N"],
     *,
     epoch_steps: int,
+    metadata: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Explains images with every state, and returns the numbers, written to `workdir` with a picture.
 
@@ -117,6 +118,7 @@ def run(
         images: float32 in [0, 1] or uint8.
         labels: their classes.
         epoch_steps: steps of an epoch.
+        metadata: what to keep in the results of the network that the states lead to, such as its weights' SHA-256.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     made_by = provenance()
@@ -137,6 +139,7 @@ def run(
         "images": len(rows),
         "accuracy_percent": accuracy,
         "rules": curves,
+        **(metadata or {}),
         **made_by,
     }
     (workdir / "mnist_landmarks.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -221,21 +224,51 @@ def landmarks_figure(
     return figure
 
 
+def states_of(folder: pathlib.Path) -> list[checkpoints.Kept]:
+    """Returns the states in a folder, in order.
+
+    Raises:
+        ValueError: there is no such folder, or nothing in it.
+    """
+    states = list(checkpoints.kept(folder))
+    if not states:
+        raise ValueError(f"expected the states of a training, got none in {folder}; experiments.train_mnist keeps them")
+    return states
+
+
+def weights_of_states(folder: pathlib.Path, states: Sequence[checkpoints.Kept]) -> dict[str, Any]:
+    """Returns which weights the last state is, by its arrays: a seed's beside the folder, or the shipped ones."""
+    for file in (*sorted(folder.parent.glob("mnist-seed-*.safetensors")), None):
+        model = models.load("mnist", weights=file)
+        pairs = zip(jax.tree.leaves(model.variables), jax.tree.leaves(states[-1].variables), strict=True)
+        if all(np.array_equal(own, other) for own, other in pairs):
+            return weights_of(model)
+    return {"weights_sha256": None, "training_seed": None}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the experiment from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--states", type=pathlib.Path, default=checkpoint_of(pathlib.Path("workdir/train_mnist"), 0))
     add_arguments(parser, "mnist_landmarks")
     options = parser.parse_args(arguments)
-    try:
-        states = list(checkpoints.kept(options.states))
+    with one_line("mnist_landmarks"):
+        states = states_of(options.states)
+        known = weights_of_states(options.states, states)
         config = Config(data_dir=options.data_dir, manual_dir=options.manual_dir)
         test = load(config, "test")
         module, _ = models.build("mnist")
         epoch_steps = -(-60_000 // RECIPE.batch_size)  # of MNIST's training images
-        run(config, options.workdir, module.apply, states, test.images, test.labels, epoch_steps=epoch_steps)
-    except ValueError as error:
-        parser.exit(2, f"mnist_landmarks: error: {error}\n")
+        run(
+            config,
+            options.workdir,
+            module.apply,
+            states,
+            test.images,
+            test.labels,
+            epoch_steps=epoch_steps,
+            metadata=known,
+        )
     if options.record:
         ship(options.workdir, "mnist_landmarks.json", ("mnist_landmarks.png",))
 

@@ -1,18 +1,20 @@
 """What experiments share: the command line of those on structures, where results go, what a run was made by."""
 
 import argparse
+import contextlib
 import functools
 import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxclear.models import LoadedModel
 from jaxclear.training import EpochRecord
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -43,12 +45,33 @@ def command(
     options = parser.parse_args(arguments)
     try:
         results = run(options.source, options.workdir)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"{name}: error: {error}")
     if options.ship:
         for made, place in ship.items():
             place.write_bytes((options.workdir / made).read_bytes())
     return results
+
+
+@contextlib.contextmanager
+def one_line(name: str) -> Iterator[None]:
+    """Ends the program with one line and exit code 2 for an error of the user's: a wrong argument, file or folder.
+
+    Args:
+        name: of the command, for the line.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def weights_of(model: LoadedModel) -> dict[str, Any]:
+    """Returns which weights a model has, for results: their SHA-256, and the seed of their training if they say it."""
+    training = model.metadata.get("training")
+    seed = training.get("seed") if isinstance(training, dict) else None
+    return {"weights_sha256": model.metadata["sha256"], "training_seed": seed}
 
 
 def wilson(correct: int, count: int, *, z: float = 1.959964) -> tuple[float, float]:

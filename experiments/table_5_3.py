@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from experiments.records import provenance, ship, wilson
+from experiments.records import one_line, provenance, ship, weights_of, wilson
 from experiments.table_5_3_figure import curves_figure
 from experiments.train_mnist import add_arguments
 from jaxclear import data, models, plot, strong_features
@@ -63,6 +63,11 @@ class Config:
     images: int | None = None
     batch_size: int = 50
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for numbers of images that no run can have."""
+        if self.batch_size < 1 or (self.images is not None and self.images < 1):
+            raise ValueError(f"expected at least one image, in all and a call, got {self.images} and {self.batch_size}")
 
 
 def smoke_config() -> Config:
@@ -204,15 +209,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, help="how many of the test split, evenly spaced")
     add_arguments(parser, "table_5_3")
     options = parser.parse_args(arguments)
-    try:
+    with one_line("table_5_3"):
+        config = Config(name=options.name, fill=FILL[options.name], images=options.images)
         model = models.load(options.name, weights=options.weights)
         folders = {"data_dir": options.data_dir, "manual_dir": options.manual_dir}
         test = data.gather(data.load(options.name, "test", **folders))
-        config = Config(name=options.name, fill=FILL[options.name], images=options.images)
-        known = {"weights_sha256": model.metadata["sha256"]}
+        known = weights_of(model)
         results = run(config, options.workdir, model.apply, model.variables, test.images, test.labels, metadata=known)
-    except ValueError as error:
-        parser.exit(2, f"table_5_3: error: {error}\n")
     if options.record:
         stem = results["experiment"]
         ship(options.workdir, f"{stem}.json", (f"{stem}.png",))

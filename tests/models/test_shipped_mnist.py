@@ -48,5 +48,7 @@ def test_it_says_what_it_is(model):
 
 
 def test_tables_and_figures_are_those_of_these_weights(model):
-    for name in ("table_5_3_mnist", "figures_5_3"):
-        assert json.loads((RESULTS / f"{name}.json").read_text())["weights_sha256"] == model.metadata["sha256"]
+    for name in ("table_5_3_mnist", "figures_5_3", "mnist_landmarks"):
+        results = json.loads((RESULTS / f"{name}.json").read_text())
+        assert results["weights_sha256"] == model.metadata["sha256"]
+        assert results["training_seed"] == model.metadata["training"]["seed"] == 0
