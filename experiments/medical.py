@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from experiments.records import ship
+from experiments.records import one_line, ship
 from jaxclear.dataset.sources import Failure
 from jaxclear.localisation import localise
 
@@ -49,15 +48,12 @@ def command(
     options = parser.parse_args(arguments)
     title = f"{name}-phantoms" if options.phantoms else name
     workdir = options.workdir or pathlib.Path("workdir") / title
-    try:
+    with one_line(name):
         if options.phantoms == (options.folder is not None):
             raise ValueError(
                 f"expected either a folder ({folder}) or --phantoms, got {'both' if options.folder else 'neither'}"
             )
         results = run(options.folder, workdir)
-    except ValueError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
     if options.record:
         ship(workdir, f"{title}.json", [picture.format(title) for picture in pictures])
     return results

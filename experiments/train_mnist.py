@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.records import provenance, ship, trained, wilson
+from experiments.records import one_line, provenance, ship, trained, wilson
 from jaxclear import data, models, training
 from jaxclear.augment import RandomAffine
 from jaxclear.models import weights
@@ -220,12 +220,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=RECIPE.epochs)
     add_arguments(parser, "train_mnist")
     options = parser.parse_args(arguments)
-    try:
+    with one_line("train_mnist"):
         recipe = dataclasses.replace(RECIPE, epochs=options.epochs)
         config = Config(data_dir=options.data_dir, manual_dir=options.manual_dir, optimisation=recipe)
         results = run(config, options.workdir)
-    except ValueError as error:
-        parser.exit(2, f"train_mnist: error: {error}\n")
     if options.record:
         ship(options.workdir, RESULTS, ())
         PACKAGE_WEIGHTS.write_bytes((options.workdir / PACKAGE_WEIGHTS.name).read_bytes())

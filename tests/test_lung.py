@@ -281,6 +281,8 @@ def test_the_data_set_from_its_own_folder(tmp_path):
         (["x", "--phantoms"], "got both"),
         (["nowhere"], "with folders of patients as LIDC-IDRI-0001, got nowhere"),
         (["--phantoms", "--folds", "2"], "expected 3 folds or more"),
+        (["--phantoms", "--folds", "0"], "got 0, "),
+        (["x", "--folds", "0"], "got 0, "),
         (["x", "--configuration", "Q"], "configuration out of I, B, M, got 'Q'"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data import trees
-from experiments import mapping, medical, records, retinopathy
+from experiments import anatomy, lung, mapping, medical, records, retinopathy, train_mnist, train_svhn
 from jaxclear.dataset.sources import Failure
 
 
@@ -161,6 +161,18 @@ def test_retinopathy_on_the_challenges_folder(tmp_path, capsys):
     assert results["config"]["source"] == "dr"
     assert "maps" not in results
     assert (tmp_path / "work" / "retinopathy.checkpoint").exists()
+
+
+def test_a_file_in_the_place_of_the_workdir_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for module in (retinopathy, anatomy, lung, train_svhn, train_mnist):
+        source = [] if module in (train_svhn, train_mnist) else ["--phantoms"]
+        with pytest.raises(SystemExit) as stopped:
+            module.main([*source, "--workdir", str(tmp_path / "file")])
+        assert stopped.value.code == 2
+        printed = capsys.readouterr().err
+        assert "error: [Errno 17] File exists" in printed
+        assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize(

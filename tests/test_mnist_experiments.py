@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from digits import segment_digits
-from experiments import figures_5_3, mnist_landmarks, table_5_3, train_mnist
+from experiments import fetch_mnist, figures_5_3, mnist_landmarks, table_5_3, train_mnist
 from jaxclear import checkpoints, models, training
 from jaxclear.strong_features import Ablation
 
@@ -127,8 +127,18 @@ def test_landmarks(trained, tmp_path):
     states = list(checkpoints.kept(train_mnist.checkpoint_of(folder, 0)))
     module, _ = models.build("mnist")
     results = mnist_landmarks.run(
-        mnist_landmarks.smoke_config(), tmp_path, module.apply, states, test.images, test.labels, epoch_steps=4
+        mnist_landmarks.smoke_config(),
+        tmp_path,
+        module.apply,
+        states,
+        test.images,
+        test.labels,
+        epoch_steps=4,
+        metadata=mnist_landmarks.weights_of_states(train_mnist.checkpoint_of(folder, 0), states),
     )
+    assert (results["weights_sha256"], results["training_seed"]) == (trained[2]["weights_sha256"], 0)
+    others = mnist_landmarks.weights_of_states(train_mnist.checkpoint_of(folder, 0), states[:1])
+    assert others == {"weights_sha256": None, "training_seed": None}
     assert (results["steps"], results["epochs"]) == ([0, 4], [0.0, 1.0])
     curves = results["rules"]["guided"]
     assert curves["agreement_percent"][-1] == 100.0
@@ -143,6 +153,31 @@ def test_correlation_is_pearsons():
     right[2] = 1.0  # does not vary
     expected = np.mean([np.corrcoef(left[k].ravel(), right[k].ravel())[0, 1] for k in range(2)])
     assert mnist_landmarks.correlation(left, right) == pytest.approx(expected)
+
+
+def test_wrong_numbers_and_places_are_one_line(tmp_path, capsys, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fetch_mnist.shutil, "which", lambda _: None)
+    for module, arguments, reason in (
+        (table_5_3, ["mnist", "--images", "0"], "expected at least one image, in all and a call, got 0"),
+        (table_5_3, ["mnist", "--images", "-5"], "got -5"),
+        (mnist_landmarks, ["--states", "empty"], "expected the states of a training, got none in empty"),
+        (fetch_mnist, ["file"], "File exists"),
+        (fetch_mnist, ["new"], "expected the program npm, got none"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            module.main(arguments)
+        assert ended.value.code == 2
+        printed = capsys.readouterr().err
+        assert f"{module.__name__.split('.')[-1]}: error: " in printed
+        assert reason in printed
+        assert printed.count("\n") == 1
+    with pytest.raises(SystemExit) as ended:
+        fetch_mnist.main(["--help"])
+    assert ended.value.code == 0
+    assert not (tmp_path / "--help").exists()
 
 
 @pytest.mark.parametrize(
