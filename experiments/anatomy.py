@@ -166,7 +166,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     train, test, classes, missing = _data(config)
     left_out = medical.left_out(missing, (*train.failures, *test.failures), say)
     say(f"{len(train.images)} radiographs of {len(classes)} classes to train on, {len(test.images)} to test on")
-    explained = Images(*(part[: config.explained] for part in test[:4]), failures=())
+    explained = Images._make(part[: config.explained] for part in test)
     found: dict[str, Trained] = {}
     figures: dict[str, Any] = {}
     for title in config.networks:
