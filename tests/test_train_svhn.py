@@ -40,6 +40,13 @@ def test_smoke(digits, tmp_path):
         results["test"]["accuracy_percent"], abs=1e-3
     )
 
+    table = json.loads((tmp_path / "table_5_3_svhn.json").read_text())
+    assert (table["config"]["name"], table["config"]["fill"]) == ("svhn", 0.5)
+    assert table["published"] == {"full": 92.60, "only": 69.12, "without": 54.46}
+    assert table["weights_sha256"] == results["weights_sha256"]
+    assert (table["training_seed"], table["images"]) == (0, {"used": 8, "of": 12})
+    assert (tmp_path / "table_5_3_svhn.png").stat().st_size > 10_000
+
     # The same images under the other name: the finished training is taken up again, and what it is of is said.
     config = dataclasses.replace(config, source="stand-in")
     standin = train_svhn.run(config, tmp_path, digits=digits, progress=False)
@@ -49,7 +56,15 @@ def test_smoke(digits, tmp_path):
     again = models.load("svhn", weights=tmp_path / "svhn.safetensors")
     assert "stand-in" in again.metadata["training"]["training"]
     jax.tree.map(np.testing.assert_array_equal, again.variables, trained.variables)
-    assert sorted(file.name for file in tmp_path.glob("*.json")) == ["train_svhn-standin.json", "train_svhn.json"]
+    assert {file.stem for file in tmp_path.glob("*.json")} == {
+        "train_svhn",
+        "train_svhn-standin",
+        "table_5_3_svhn",
+        "table_5_3_svhn-standin",
+    }
+    table = json.loads((tmp_path / "table_5_3_svhn-standin.json").read_text())
+    assert table["published"] is None
+    assert "stand-in" in table["data"]
 
 
 def test_data_that_are_not_there(tmp_path, capsys):
