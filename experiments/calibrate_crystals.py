@@ -9,8 +9,9 @@ Run time: 10 minutes on 2 busy CPU cores for 9,313 POSCAR files.
 Published: nothing to compare with.
 Own figure: experiments/results/calibrate_crystals.json.
 
-The reference is made of damaged training structures. The temperature is chosen on structures of the development
-elements, one half of them damaged moderately, the other fully; the threshold on every other stranger
+The reference is made of damaged training structures, and of damaged ordered compounds of their elements whose atoms sit
+on the lattice of a class: rocksalt, CsCl, zincblende, L1_2, D0_3. The temperature is chosen on structures of the
+development elements, one half of them damaged moderately, the other fully; the threshold on every other stranger
 (`jaxclear.crystals.strangers`): 5 % of these are accepted. The figures are those of the test elements and of the other
 strangers, which had no part in any choice. Members and strangers get the same random damage: "moderate" is half of what
 the network was trained on, "full" is all of it.
@@ -27,12 +28,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.crystal_study import (
+    Labelled,
     damaged_batches,
     damaged_examples,
     equal_counts,
     known_species,
     labelled,
     moderate_damage,
+    ordered_compounds,
     random_damage,
     roles,
 )
@@ -40,6 +43,7 @@ from experiments.records import command, provenance
 from jaxclear import models, training
 from jaxclear.crystals import outside
 from jaxclear.crystals.cells import cluster, standard_cell
+from jaxclear.crystals.orient import orient
 from jaxclear.crystals.strangers import Strangers, strangers
 from jaxclear.crystals.structures import Crystal
 from jaxclear.metrics import area_under, roc_curve
@@ -62,6 +66,7 @@ class Config:
     Attributes:
         source: folder, archive or file of structures.
         reference: damaged training structures to keep, of all classes together.
+        compounds: ordered compounds of training elements to keep beside them, damaged, and as many to test, of others.
         development: damaged structures of development elements.
         tested: damaged structures of test elements.
         strangers: at most so many of them.
@@ -71,6 +76,7 @@ class Config:
 
     source: str
     reference: int = 8400
+    compounds: int = 800
     development: int = 2800
     tested: int = 2800
     strangers: int = 1000
@@ -80,7 +86,7 @@ class Config:
 
 def smoke_config(source: str) -> Config:
     """Returns settings that run in seconds on a handful of structures."""
-    return Config(source=source, reference=14, development=14, tested=14, strangers=8, copies=1)
+    return Config(source=source, reference=14, compounds=5, development=14, tested=14, strangers=8, copies=1)
 
 
 def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -96,7 +102,8 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     clear = ~study.dataset.near_degenerate
     members = functools.partial(damaged_examples, study)
     images, _ = members(parts.training, equal_counts(config.reference), damage=moderate_damage, seed=config.seed)
-    reference = outside.Reference(outside.features_of(model, images), 1.0, 2.0)
+    ordered = _damaged_compounds(study, parts.training, config.compounds, config.seed + 3, moderate_damage)
+    reference = outside.Reference(outside.features_of(model, np.concatenate([images, ordered])), 1.0, 2.0)
     development = parts.development[clear[parts.development]]
     halves = [
         members(development, equal_counts(config.development // 2), damage=damage, seed=config.seed + 1)
@@ -114,7 +121,12 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         seed = config.seed + 10 + number
         tested = members(parts.test[clear[parts.test]], equal_counts(config.tested), damage=damage, seed=seed)
         others = _damaged_strangers(unknown, known_species(study), config.copies, seed, damage)
-        figures[name] = _figures(model, reference, tested, others)
+        ordered = _damaged_compounds(study, parts.test, config.compounds, seed, damage)
+        kept = outside.outside_scores(model, ordered, reference) <= reference.threshold
+        figures[name] = _figures(model, reference, tested, others) | {
+            "ordered_compounds": len(ordered),
+            "ordered_compounds_kept_percent": round(100 * float(kept.mean()), 2),
+        }
     results = {
         "experiment": "calibrate_crystals",
         "config": dataclasses.asdict(config) | {"source": pathlib.Path(config.source).name},
@@ -129,6 +141,15 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     outside.save(workdir / PACKAGE_REFERENCE.name, reference, model, json.dumps(summary))
     (workdir / RESULTS.name).write_text(json.dumps(results, indent=1) + "\n")
     return results
+
+
+def _damaged_compounds(
+    study: Labelled, rows: Int[np.ndarray, " n"], count: int, seed: int, damage: Any
+) -> Float[np.ndarray, "count 64 64 3"]:
+    """Fingerprints of damaged ordered compounds of the elements of some structures."""
+    elements = np.unique(np.concatenate([study.dataset.crystals[row].numbers for row in rows.tolist()]))
+    pieces = [orient(crystal).cluster for crystal in ordered_compounds(elements, count, seed=seed)]
+    return damaged_batches(pieces, known_species(study), damage=damage, seed=seed)
 
 
 def _damaged_strangers(

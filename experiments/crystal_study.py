@@ -232,6 +232,39 @@ def damaged_examples(
     return damaged_batches(pieces, known_species(study), damage=damage, seed=seed), study.dataset.labels[drawn]
 
 
+_CORNERS = ((0.0, 0.0, 0.0), (0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (0.5, 0.5, 0.0))
+COMPOUNDS = {
+    "rocksalt": (0.5, ((0, 0, 0),), ((0.5, 0.5, 0.5),)),
+    "CsCl": (3**0.5 / 2, None, ((0.5, 0.5, 0.5),)),
+    "zincblende": (3**0.5 / 4, ((0, 0, 0),), ((0.25, 0.25, 0.25),)),
+    "L1_2": (0.5**0.5, None, _CORNERS[1:]),
+    "D0_3": (3**0.5 / 4, ((0, 0, 0),), ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), (0.75, 0.75, 0.75))),
+}
+"""Ordered compounds whose atoms sit on the lattice of a class: the nearest-neighbour distance in units of the cubic
+cell's edge, and the sites of both elements, each with the face centres or, where the first are None, without."""
+
+
+def ordered_compounds(elements: Int[np.ndarray, " choices"], count: int, *, seed: int) -> list[Crystal]:
+    """Cubic cells of ordered compounds, in turn of each kind, of two random elements whose spheres touch."""
+    from ase.data import covalent_radii
+
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        name = tuple(COMPOUNDS)[number % len(COMPOUNDS)]
+        distance, first, second = COMPOUNDS[name]
+        centres = np.array(_CORNERS if first is not None else [(0.0, 0.0, 0.0)])
+        sites = [(np.array(shifts)[:, None] + centres).reshape(-1, 3) % 1 for shifts in (first or ((0, 0, 0),), second)]
+        pair = rng.choice(elements, 2, replace=False)
+        edge = float(covalent_radii[pair].sum()) / distance
+        numbers = np.repeat(pair, [len(part) for part in sites]).astype(np.int32)
+        crystal = Crystal(
+            edge * np.eye(3), edge * np.concatenate(sites), numbers, np.ones(len(numbers)), np.ones(3, bool), name
+        )
+        found.append(crystal)
+    return found
+
+
 def equal_counts(total: int) -> dict[str, int]:
     """A number of structures shared equally among the classes, at least one each."""
     return dict.fromkeys(CLASS_NAMES, max(1, total // len(CLASS_NAMES)))
