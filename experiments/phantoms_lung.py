@@ -236,4 +236,4 @@ class NodulePhantoms:
     def identity(self) -> dict[str, str]:
         """Digests of the names and labels, and what the drawings depend on."""
         names = [self.name(index) for index in range(len(self))]
-        return digests(names, self.labels.tolist()) | {"prepared": f"phantoms {self._seed} {self._size}"}
+        return digests(names=names, labels=self.labels.tolist()) | {"prepared": f"phantoms {self._seed} {self._size}"}

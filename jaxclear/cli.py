@@ -1,13 +1,14 @@
 """The command line: `jaxclear demo`, `classify`, `explain`, `map`, `fetch`. Heavy imports wait until they are needed.
 
-Exit codes: 0 done, 1 some files could not be used, 2 nothing could or a mistake in the call, 130 interrupted, 141 the
-reader of the output went away.
+Exit codes: 0 done, 1 some files could not be used, 2 nothing could or a mistake in the call, 70 a mistake in this
+package or in the code of a given model or source, 130 interrupted, 141 the reader of the output went away.
 """
 
 import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (ValueError, OSError) as error:
         complain(error)
         status = 2
+    except Exception:
+        traceback.print_exc()
+        status = 70
     sys.exit(status)
 
 
@@ -141,7 +145,9 @@ def _add_map(commands: "argparse._SubParsersAction[_Parser]") -> None:
         default="as-given",
         help="keep the axes (default), or find each region's lattice",
     )
-    mapping.add_argument("--workers", type=int, metavar="N", help="processes of --orient recover (default: one a core)")
+    mapping.add_argument(
+        "--workers", type=_positive, metavar="N", help="processes of --orient recover (default: one a core)"
+    )
     mapping.add_argument("--slice", choices=("x", "y", "z"), default="z", help="normal of the picture (default z)")
     _add_out(mapping, "jaxclear-map")
 
@@ -185,7 +191,9 @@ def _add_explain_dataset(commands: "argparse._SubParsersAction[_Parser]") -> Non
     )
     dataset.add_argument("store", type=Path, metavar="STORE", help="folder of the store")
     _add_model(dataset)
-    dataset.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="to resize images to, for a function")
+    dataset.add_argument(
+        "--size", type=_positive, nargs=2, metavar=("H", "W"), help="to resize images to, for a function"
+    )
     dataset.add_argument(
         "--kind", choices=("images", "arrays", "structures", "object"), help="of the source, where it is not plain"
     )
@@ -195,7 +203,7 @@ def _add_explain_dataset(commands: "argparse._SubParsersAction[_Parser]") -> Non
     dataset.add_argument("--world", type=int, help="number of processes")
     dataset.add_argument("--workers", type=int, metavar="N", help="threads or processes that read ahead")
     dataset.add_argument(
-        "--cpu-devices", type=int, metavar="N", help="where there is no accelerator (default: one a core)"
+        "--cpu-devices", type=_positive, metavar="N", help="where there is no accelerator (default: one a core)"
     )
     dataset.add_argument("--fail-fast", action="store_true", help="end at the first item that cannot be used")
     dataset.add_argument("--retry-failed", action="store_true", help="do units with failures again")
@@ -228,13 +236,19 @@ def _add_report(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     report.add_argument("store", type=Path, metavar="STORE")
     report.add_argument("--out", type=Path, metavar="FILE", help="the file (default ./NAME_OF_STORE.html)")
-    report.add_argument("--items", type=int, default=1000, help="items in the gallery at most (default 1000)")
+    report.add_argument("--items", type=_positive, default=1000, help="items in the gallery at most (default 1000)")
     report.add_argument("--title", help="of the page")
     report.add_argument("--no-source", action="store_true", help="do without the source: no images, no single classes")
 
 
 def _number_or_auto(text: str) -> int | str:
-    return text if text == "auto" else int(text)
+    return text if text == "auto" else _positive(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _add_out(command: argparse.ArgumentParser, default: str, more: str = "", *, what: str = "pictures") -> None:

@@ -88,9 +88,10 @@ def write(
     step, chosen = planes.fitted(chosen)
     rows, blocks = planes.encoded(chosen, step)
     size = store["dominant_class"].shape[1:]
+    colours = (255 * legible(count)).round().astype(int).tolist() if count <= _MOST_MAPS else planes.colours(rows)
     meta = {
         "classes": names,
-        "colours": (255 * legible(count)).round().astype(int).tolist() if count <= _MOST_MAPS else planes.colours(rows),
+        "colours": colours,
         "key": list(range(count)) if count <= _MOST_MAPS else planes.used(rows),
         "height": len(range(0, size[0], step)),
         "width": len(range(0, size[1], step)),
@@ -105,7 +106,7 @@ def write(
     page = string.Template((resources.files("jaxclear") / "report.html").read_text("utf-8")).substitute(
         title=html.escape(title or f"CLEAR maps of {store.path.name}"),
         subtitle=html.escape(_subtitle(store)),
-        summary=summary(store, found, names),
+        summary=summary(store, found, names, colours),
         shown=html.escape(_shown(len(chosen), found, step, planes)),
         heat_key="Heat map: black, red, yellow, white for the predicted class where it wins, green where another does."
         if planes.maps

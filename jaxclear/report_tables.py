@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxclear.dataset.reading import StoredDataset
-from jaxclear.palettes import legible
 
 __all__ = ["Counts", "counts_of", "strongest", "summary"]
 
@@ -67,13 +66,14 @@ def strongest(shares: Float[np.ndarray, " K"]) -> list[int]:
     return [int(k) for k in order if shares[k] >= 0.005]
 
 
-def summary(store: StoredDataset, found: Counts, names: Sequence[str]) -> str:
+def summary(store: StoredDataset, found: Counts, names: Sequence[str], colours: Sequence[Sequence[int]]) -> str:
     """Returns the part of the page above the gallery.
 
     Args:
         store: of CLEAR maps.
         found: its numbers.
         names: of the classes.
+        colours: of the classes, red, green and blue from 0 to 255.
     """
     failures = store.failures()
     counts = [("items", f"{len(store):,}"), ("explained", f"{found.valid:,}"), ("failures", f"{len(failures):,}")]
@@ -93,7 +93,7 @@ def summary(store: StoredDataset, found: Counts, names: Sequence[str]) -> str:
         parts.append("</ul></details>")
     if found.labelled:
         parts.append(_confusion(found, names))
-    return "\n".join([*parts, _shares(found, names)])
+    return "\n".join([*parts, _shares(found, names, colours)])
 
 
 def _confusion(found: Counts, names: Sequence[str]) -> str:
@@ -131,9 +131,8 @@ def _confusion(found: Counts, names: Sequence[str]) -> str:
     return f'{heading}<div class="scroll">{table}</div>'
 
 
-def _shares(found: Counts, names: Sequence[str]) -> str:
+def _shares(found: Counts, names: Sequence[str], colours: Sequence[Sequence[int]]) -> str:
     """The table of the classes' shares of the pixels."""
-    colours = (255 * legible(len(names))).round().astype(int).tolist()
     order = [int(k) for k in np.argsort(-found.predicted, kind="stable")[:_MOST_ROWS] if found.predicted[k]]
     rows = []
     for k in sorted(order):

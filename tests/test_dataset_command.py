@@ -15,7 +15,6 @@ from PIL import Image
 import jaxclear
 from jaxclear import cli
 from jaxclear.commands import explain_dataset as command
-from jaxclear.commands.terminal import processors_as_devices
 from jaxclear.worker_processes import cores
 
 NETWORK = """
@@ -37,6 +36,29 @@ NETWORK = """
             return np.full((8, 8, 3), index / 10, np.float32), index % 3
 
     squares = Squares()
+    nothing = None
+
+    class Deadly:
+        reading = "processes"
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            import multiprocessing
+            import os
+
+            if multiprocessing.parent_process() is not None:
+                os._exit(3)
+            return np.ones((8, 8, 3), np.float32)
+
+    deadly = Deadly()
+
+    class Mistaken(Squares):
+        def identity(self):
+            return 1 / 0
+
+    mistaken = Mistaken()
 """
 
 
@@ -147,11 +169,6 @@ def test_the_processor_is_as_many_devices_as_it_has_cores(here, options, environ
     assert start["devices"] == devices
 
 
-def test_no_devices_are_refused():
-    with pytest.raises(ValueError, match="--cpu-devices of at least 1, got 0"):
-        processors_as_devices(0)
-
-
 def test_damage_is_found_and_repaired(capsys, here):
     run(capsys, *CALL, "--unit", 4)
     shard = here / "store" / "dominant_class" / "c" / "1" / "0" / "0"
@@ -171,6 +188,14 @@ def test_damage_is_found_and_repaired(capsys, here):
     ("arguments", "words"),
     [
         (("explain-dataset", "pictures", "store", "--model", "nothing"), "one of mnist, svhn, crystal"),
+        ((*CALL, "--batch", "many"), "expected a whole number of at least 1, got 'many'"),
+        ((*CALL, "--size", "0", "0"), "expected a whole number of at least 1, got '0'"),
+        (("report", "store", "--items", "-3"), "expected a whole number of at least 1, got '-3'"),
+        ((*CALL[:6], "red,green"), "expected 3 class names, one a class of the network, got 2"),
+        (("explain-dataset", "bad.npz", *CALL[2:]), "expected arrays that NumPy wrote"),
+        (("explain-dataset", "one.npy", *CALL[2:]), "expected images (N, ...), got a single number"),
+        (("explain-dataset", "bad.db", "store", "--model", "crystal"), "expected a data base of ASE"),
+        (("explain-dataset", "squares_of_hers:nothing", *CALL[2:]), "got NoneType"),
         (("explain-dataset", "nowhere", "store", "--model", "squares_of_hers:apply"), "got no such file"),
         (("explain-dataset", "pictures", "pictures", "--model", "squares_of_hers:apply"), "with other files"),
         ((*CALL, "--kind", "structures"), "--model crystal for structures"),
@@ -181,10 +206,25 @@ def test_damage_is_found_and_repaired(capsys, here):
     ],
 )
 def test_mistakes_in_the_call(capsys, here, arguments, words):
+    for name in ("bad.npz", "bad.db"):
+        (here / name).write_bytes(b"neither arrays nor a data base, but long enough to be looked at" * 20)
+    np.save(here / "one.npy", np.float32(1))
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (2, "")
     assert len(err.splitlines()) <= 2
     assert words in err
+
+
+def test_a_reader_that_dies_ends_the_run_in_one_line(capsys, here):
+    code, _, err = run(capsys, "explain-dataset", "squares_of_hers:deadly", "store", *CALL[3:])
+    assert code == 2
+    assert "a process that reads items ended by itself" in err.splitlines()[-1]
+
+
+def test_mistakes_in_code_have_a_code_of_their_own(capsys, here):
+    code, _, err = run(capsys, "explain-dataset", "squares_of_hers:mistaken", "store", *CALL[3:])
+    assert code == 70
+    assert err.splitlines()[-1] == "ZeroDivisionError: division by zero"
 
 
 def test_another_rule_is_refused_and_overwritten_on_request(capsys, here):

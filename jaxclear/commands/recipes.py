@@ -1,6 +1,7 @@
 """What `explain-dataset` works with, from words that can be written down and turned into the same things again."""
 
 import os
+import zipfile
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import jaxclear
 from jaxclear import models
 from jaxclear.commands.explain import MANY_CLASSES, TOP, chosen_model, imported
 from jaxclear.dataset import ArraySource, ImageFiles, StructureFiles
-from jaxclear.dataset.sources import Item, Source, read
+from jaxclear.dataset.sources import Item, Source, read, source_of
 from jaxclear.dataset.structure_files import structure_explanation, structure_images
 from jaxclear.file_tree import FileTree
 from jaxclear.inputs import as_floats
@@ -107,9 +108,12 @@ def _images(path: str, kind: str, channels: int, shape: tuple[int, int, int] | N
     if kind == "object":
         module, _, name = path.partition(":")
         found = imported(module, name)
-        return found if isinstance(found, Source) else found()
+        return source_of(found() if callable(found) and not isinstance(found, Source) else found)
     if kind == "arrays":
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        try:
+            loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"expected arrays that NumPy wrote, got {path}, which is none or damaged") from error
         if isinstance(loaded, np.ndarray):
             return ArraySource(loaded)
         if "images" not in loaded:

@@ -128,16 +128,11 @@ def processors_as_devices(number: int | None) -> None:
 
     Args:
         number: how many; by default as many as this process may use cores.
-
-    Raises:
-        ValueError: fewer than one.
     """
     import jax
 
     from jaxclear.worker_processes import cores
 
-    if number is not None and number < 1:
-        raise ValueError(f"expected --cpu-devices of at least 1, got {number}")
     told = jax.config.jax_num_cpu_devices != -1  # pyright: ignore[reportAttributeAccessIssue]
     if number is None and (told or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")):
         return

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from jaxclear.data.sources import DataError, LabelledImage, index_in, pixels
-from jaxclear.dataset.sources import Failure, digests
+from jaxclear.dataset.sources import Failure, digests, versions_of
+from jaxclear.file_tree import content_digest
 from jaxclear.image_files import open_image
 
 __all__ = ["Entry", "FileSource", "check_folder", "files_in", "read_table"]
@@ -68,9 +69,10 @@ class FileSource:
         return self._entries[index].id
 
     def identity(self) -> dict[str, str]:
-        """Digests of the names, labels and file sizes, and how the images are prepared."""
-        names = [f"{entry.id}={entry.label}" for entry in self._entries]
-        return digests(names, [entry.file.stat().st_size for entry in self._entries]) | {"prepared": self._settings}
+        """Digests of the names, labels, file sizes and content, and how the images are prepared."""
+        names, files = [f"{entry.id}={entry.label}" for entry in self._entries], [entry.file for entry in self._entries]
+        found = digests(names=names, sizes=[file.stat().st_size for file in files])
+        return found | {"contents": content_digest(files), "prepared": self._settings} | versions_of("pillow")
 
 
 def check_folder(folder: Path, what: str, wanted: Mapping[str, str]) -> None:

@@ -211,7 +211,9 @@ class LungNodules:
     def identity(self) -> dict[str, str]:
         """Digests of the names and ratings, the configuration and the size."""
         names = [self.name(index) for index in range(len(self))]
-        return digests(names, self.malignancies.tolist()) | {"prepared": f"{self._configuration} {self._size}"}
+        return digests(names=names, ratings=self.malignancies.tolist()) | {
+            "prepared": f"{self._configuration} {self._size}"
+        }
 
     def _file(self, item: _Slice) -> Path:
         with self._lock:

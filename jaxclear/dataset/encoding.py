@@ -5,7 +5,8 @@ dominant response in float16 with one scale an item, the scores, the predicted c
 pixels. Colours are made when they are looked at. Any other result is stored as it is.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,11 @@ from jaxtyping import Array, Float, Shaped
 from jaxclear.clear import ClearMap
 from jaxclear.inputs import as_floats
 
-__all__ = ["Field", "encoded", "fields_of", "masked", "no_class", "one_item"]
+__all__ = ["Field", "check_extras", "encoded", "fields_of", "masked", "no_class", "one_item"]
+
+RESERVED = ("commits", "failure", "finite", "item_id", "label", "valid")
+"""What no result can be called: a store has these itself."""
+_NAME = re.compile(r"\w[\w.-]*")
 
 
 class Field(NamedTuple):
@@ -41,25 +46,40 @@ def no_class(dtype: Any) -> int:
 def encoded(explain: Callable[[Any, Any], Any]) -> Callable[[Any, Any], dict[str, Array]]:
     """Returns `(variables, batch) -> {name: (B, ...)}`, the explanation as it is stored, and `finite`, (B,).
 
-    Images that come as uint8 are divided by 255 first.
+    Images that come as uint8 are divided by 255 first. While it is traced it raises ValueError where the explanation
+    does not return one row an item, under names that a store can have.
     """
 
     def stored(variables: Any, batch: Any) -> dict[str, Array]:
+        length = len(jax.tree.leaves(batch)[0])
         if isinstance(batch, jax.Array):
             batch = as_floats(batch)
         rows = _named(explain(variables, batch))
-        if taken := {"finite", "label", "valid", "item_id", "failure"} & set(rows):
-            raise ValueError(f"expected results of other names than the store's own, got {sorted(taken)}")
+        _check_rows(rows, length)
         finite = [
-            jnp.isfinite(row).reshape(len(row), -1).all(axis=1)
+            jnp.isfinite(row).reshape(length, -1).all(axis=1)
             for row in rows.values()
             if jnp.issubdtype(row.dtype, jnp.floating)
         ]
-        lengths = {len(row) for row in rows.values()}
-        ones = jnp.ones(lengths.pop(), bool)
-        return {**rows, "finite": jnp.stack([ones, *finite]).all(axis=0)}
+        return {**rows, "finite": jnp.stack([jnp.ones(length, bool), *finite]).all(axis=0)}
 
     return stored
+
+
+def _check_rows(rows: Mapping[str, Array], length: int) -> None:
+    if not rows:
+        raise ValueError("expected an explanation that returns arrays (B, ...), got none")
+    for name, row in rows.items():
+        if name in RESERVED or not _NAME.fullmatch(name):
+            raise ValueError(
+                f"expected results named with letters, digits, '-', '_' and '.', and not as the store's own "
+                f"{', '.join(RESERVED)}, got {name!r}"
+            )
+        if not row.shape or row.shape[0] != length:
+            raise ValueError(
+                f"expected results (B, ...), one row for each of the {length} items of a batch, got {name!r} of shape "
+                f"{row.shape}; move the items to the first axis"
+            )
 
 
 def _named(result: Any, name: str = "") -> dict[str, Array]:
@@ -119,18 +139,37 @@ def fields_of(rows: Mapping[str, Any]) -> tuple[Field, ...]:
         rows: (B, ...) each, arrays or their shapes.
 
     Raises:
-        ValueError: a result without a batch axis, or of a type that is not stored.
+        ValueError: a result of a type that is not stored.
     """
     found = []
     for name, row in rows.items():
         if name == "finite":
             continue
         dtype = np.dtype(row.dtype)
-        if not row.shape or dtype.kind not in "fiub":
-            raise ValueError(f"expected results of numbers (B, ...), got {name!r} of shape {row.shape} and {dtype}")
+        if dtype.kind not in "fiub":
+            raise ValueError(f"expected results of numbers, got {name!r} of {dtype}")
         shape = tuple(row.shape[1:])
         found.append(Field(name, shape, dtype.name, ("item", *_dimensions(name, shape))))
     return tuple(found)
+
+
+def check_extras(names: Iterable[str], fields: Sequence[Field]) -> None:
+    """Raises where what items bring along is not called otherwise than the results and the store's own arrays.
+
+    Args:
+        names: of what items bring along.
+        fields: of the results.
+
+    Raises:
+        ValueError: a name that is taken, or that no array can have.
+    """
+    taken = {*RESERVED, *(field.name for field in fields)}
+    for name in names:
+        if name in taken or not _NAME.fullmatch(name):
+            raise ValueError(
+                f"expected items whose extra numbers are named with letters, digits, '-', '_' and '.', other than "
+                f"{', '.join(sorted(taken))}, got {name!r}"
+            )
 
 
 def _dimensions(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -128,14 +129,15 @@ def items(source: Source, indices: Iterable[int], workers: int | None) -> Iterat
     """Gives an iterator over items in order, read ahead by the workers that the source asks for.
 
     A source says by its attribute `reading` whether its items may be read by "threads" or "processes" at once; one that
-    says nothing is read by one thread.
+    says nothing is read by one thread, data sets of Grain by several, as Grain reads them itself.
 
     Args:
         source: where from.
         indices: which.
         workers: how many threads or processes; by default as many as there are cores, threads at most 8.
     """
-    kind = getattr(source, "reading", "serial")
+    of_grain = type(source).__module__.partition(".")[0] == "grain"
+    kind = getattr(source, "reading", "threads" if of_grain else "serial")
     most = cores() if kind == "processes" else min(_MOST_THREADS, cores())
     number = most if workers is None else workers
     if kind == "serial" or number == 0:
@@ -165,7 +167,14 @@ def _ahead(
                 waiting.append(executor.submit(_read_chunk, source, chunk))
             if not waiting:
                 return
-            yield from waiting.popleft().result()
+            try:
+                found = waiting.popleft().result()
+            except BrokenProcessPool as error:
+                raise OSError(
+                    "a process that reads items ended by itself: killed for its memory, or crashed by an item; start "
+                    "again with fewer workers, or with workers=0 to see the crash in this process"
+                ) from error
+            yield from found
     finally:
         for future in waiting:
             future.cancel()

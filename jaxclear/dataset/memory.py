@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxclear.dataset.program import is_exhaustion
+from jaxclear.dataset.program import REMEDY, is_exhaustion
 
 __all__ = ["choose_batch", "memory_limit"]
 
@@ -56,7 +56,7 @@ def choose_batch(needs: Callable[[int], int], pixels: int, unit: int, device: An
         if batch == 1:
             raise ValueError(
                 f"expected a device with room for one item, got {taken / 2**20:.0f} MiB needed and "
-                f"{limit / 2**20:.0f} MiB to use; explain smaller images, or fewer classes at once (class_block)"
+                f"{limit / 2**20:.0f} MiB to use; {REMEDY}"
             )
         batch //= 2
 

@@ -21,6 +21,8 @@ from jaxclear.trace import FixedLeaves, split_leaves
 __all__ = ["Program", "describe", "digest_of", "local_mesh"]
 
 AXIS = "items"
+REMEDY = "explain smaller images, or fewer classes at once (class_block)"
+"""Where one item is too much for a device."""
 Tell = Callable[..., None]
 """Called with an event's name and its values."""
 
@@ -29,8 +31,10 @@ def local_mesh(mesh: Mesh | None) -> Mesh:
     """Returns a mesh of one axis over this process's devices, or over those of `mesh`.
 
     Raises:
-        ValueError: the mesh has devices of other processes.
+        ValueError: no mesh, or one that has devices of other processes.
     """
+    if not isinstance(mesh, Mesh | None):
+        raise ValueError(f"expected a jax.sharding.Mesh, got {type(mesh).__name__}")
     devices = jax.local_devices() if mesh is None else list(mesh.devices.flat)
     foreign = [device for device in devices if device.process_index != jax.process_index()]
     if foreign:
@@ -52,8 +56,8 @@ def describe(explain: Callable[[Any, Any], Any], variables: Any, value: Any, bat
     """
     arrays, fixed = split_leaves(variables)
     lowered = jax.jit(_with_fixed(explain, fixed)).lower(arrays, _stacked_shapes(value, batch))
-    # Addresses of Python objects are in the names of some calls.
-    text = re.sub(r"0x[0-9a-f]{9,}", "", lowered.as_text())
+    # Addresses of Python objects are in the names of some calls; constants look like them and stay.
+    text = re.sub(r'(dense<"0x[^"]*">)|0x[0-9a-f]{9,}', lambda found: found[1] or "", lowered.as_text())
     return {"variables": digest_of(variables), "program": hashlib.sha256(text.encode()).hexdigest()}
 
 
@@ -129,10 +133,15 @@ class Program:
         """Halves the batch after an exhaustion.
 
         Raises:
-            Exception: the error itself, where it is another one or one item is too much.
+            ValueError: one item is too much.
+            Exception: the error itself, where it is another one.
         """
-        if not is_exhaustion(error) or self.batch == 1:
+        if not is_exhaustion(error):
             raise error
+        if self.batch == 1:
+            raise ValueError(
+                f"expected a device with room for one item, got {str(error).partition(chr(10))[0][:200]}; {REMEDY}"
+            ) from error
         self.batch = -(-self.batch // 2)
         self._tell("exhausted", batch=self.batch, reason=str(error).partition("\n")[0][:200])
 

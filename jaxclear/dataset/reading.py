@@ -44,11 +44,8 @@ class LazyArray:
             start, stop, step = first.indices(len(self))
             first = slice(start, max(start, stop)) if step == 1 else np.arange(start, stop, step)
         elif not isinstance(first, type(Ellipsis)):
-            first = np.asarray(first)
-            first = np.flatnonzero(first) if first.dtype == bool else np.where(first < 0, first + len(self), first)
-            if first.size and not (first.min() >= 0 and first.max() < len(self)):
-                raise IndexError(f"expected items between 0 and {len(self) - 1}, got {first.tolist()}")
-            first = int(first) if first.ndim == 0 else first.astype(np.int64)
+            first = _places(first, len(self))
+            first = int(first) if first.ndim == 0 else first
         return np.asarray(self._tensor[(first, *others)].read().result())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -71,18 +68,30 @@ class LazyStrings:
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, slice):
             return [self._one(place) for place in range(*key.indices(self._items))]
-        if np.ndim(key):
-            return [self._one(int(place)) for place in np.asarray(key)]
-        return self._one(int(key))
+        places = _places(key, self._items)
+        return [self._one(place) for place in places.tolist()] if places.ndim else self._one(int(places))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self[:])
 
     def _one(self, place: int) -> str:
-        if not -self._items <= place < self._items:
-            raise IndexError(f"expected an item between 0 and {self._items - 1}, got {place}")
-        unit, row = divmod(place % self._items, self._unit)
+        unit, row = divmod(place, self._unit)
         return self._read(unit)[row]
+
+
+def _places(key: Any, items: int) -> Int[np.ndarray, "..."]:
+    """Items by their numbers from 0, by negative ones from the end, or by a mask of all."""
+    chosen = np.asarray(key)
+    if chosen.dtype == bool:
+        if chosen.shape != (items,):
+            raise IndexError(f"expected a mask of all {items} items, got one of shape {chosen.shape}")
+        return np.flatnonzero(chosen)
+    if chosen.size and chosen.dtype.kind not in "iu":
+        raise IndexError(f"expected items by whole numbers or a mask, got {chosen.dtype}")
+    places = np.where(chosen < 0, chosen + items, chosen).astype(np.int64)
+    if places.size and not (places.min() >= 0 and places.max() < items):
+        raise IndexError(f"expected items between 0 and {items - 1}, got {chosen.tolist()}")
+    return places
 
 
 class StoredDataset:
@@ -164,6 +173,9 @@ class StoredDataset:
         needed = {name for name, value in classes.items() if value is not None}
         needed |= {"label", "predicted_class"} if correct is not None else set()
         needed |= {"predicted_class", "prevailing_class"} if disagreement is not None else set()
+        for name in ("label", "predicted_class", "prevailing_class", "space_group"):
+            if classes[name] is not None and np.asarray(classes[name]).dtype.kind not in "iu":
+                raise ValueError(f"expected {name} as whole numbers, got {classes[name]!r}")
         if absent := needed - set(self._numeric):
             kind = "crystals" if absent & {"verdict", "space_group"} else "CLEAR maps"
             raise ValueError(f"expected a store of {kind} for these conditions, got one without {sorted(absent)}")

@@ -13,11 +13,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxclear.dataset import manifest as manifests
-from jaxclear.dataset.encoding import Field, fields_of, one_item
+from jaxclear.dataset.encoding import Field, check_extras, fields_of, one_item
 from jaxclear.dataset.memory import choose_batch
 from jaxclear.dataset.pipeline import Pipeline, Totals
 from jaxclear.dataset.program import Program, describe, digest_of, local_mesh
-from jaxclear.dataset.sources import Item, Source, identity, read, signature
+from jaxclear.dataset.sources import Item, Source, identity, read, signature, source_of
 from jaxclear.dataset.store import Layout, Store, create, replace
 from jaxclear.dataset.units import Place, default_unit, place, units_of
 
@@ -92,8 +92,8 @@ def explain_dataset(
         explain: `(variables, batch) -> result`, a pure function: `jaxclear.clear_map(...)`, or any that returns arrays
             (B, ...), also in tuples and mappings.
         variables: its variables.
-        source: anything with `__len__` and `__getitem__`; see `jaxclear.dataset.Item` for what it may give. Images
-            that are uint8 are divided by 255.
+        source: anything with `__len__` and `__getitem__`; see `jaxclear.dataset.Item` for what it may give. Arrays of
+            images, or the pair (images, labels), will do. Images that are uint8 are divided by 255.
         out: folder of the store.
         unit: items that are written and committed at once; "auto" is 4,096 at most and less for large maps.
         batch: items a device works on at once; "auto" is what the device's memory and caches suggest.
@@ -130,11 +130,10 @@ def explain_dataset(
         (5, 0)
     """
     where = _place(rank, world)
-    for value, name in ((unit, "unit"), (batch, "batch")):
-        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"expected {name} as 'auto' or a whole number of at least 1, got {value!r}")
-    if not isinstance(source, Source):
-        raise ValueError(f"expected a source with __len__ and __getitem__, got {type(source).__name__}")
+    _check_numbers(unit, batch, workers)
+    if not callable(explain):
+        raise ValueError(f"expected a function (variables, batch) -> result, got {type(explain).__name__}")
+    source = source_of(source)
     tell = _Teller(where, log or _to_logging)
     program = Program(explain, variables, local_mesh(mesh), 1, tell)
     call = _Call(explain, variables, source, Path(out), unit, batch, program, dict(notes or {}), tell, {})
@@ -170,6 +169,17 @@ def explain_dataset(
     return done
 
 
+def _check_numbers(unit: Any, batch: Any, workers: Any) -> None:
+    for value, name, least, other in (
+        (unit, "unit", 1, "auto"),
+        (batch, "batch", 1, "auto"),
+        (workers, "workers", 0, None),
+    ):
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if value != other and not (whole and value >= least):
+            raise ValueError(f"expected {name} as {other!r} or a whole number of at least {least}, got {value!r}")
+
+
 def _place(rank: int | None, world: int | None) -> Place:
     """This process's place; where nobody tells it, that in an initialised `jax.distributed`."""
     where = place(rank, world)
@@ -197,8 +207,8 @@ class _Call(NamedTuple):
 def _prepare(call: _Call, keep: dict[str, Any], overwrite: bool, retry_failed: bool) -> _Prepared:
     """The store, new or checked; the program gets its batch."""
     source_identity = identity(call.source)
-    # A file that was mended has another size.
-    ignored = ("source.sizes",) if retry_failed else ()
+    # A file that was mended has another content.
+    ignored = ("source.sizes", "source.contents") if retry_failed else ()
     while True:
         if (call.out / "zarr.json").exists():
             store = Store(call.out)
@@ -239,13 +249,22 @@ def _new(call: _Call, keep: dict[str, Any], source_identity: dict[str, Any]) -> 
         return Layout(count, unit, ()), {**wanted, **keep, "first": None}
     first, item = found
     rows = one_item(call.explain, call.variables, item.value)
-    fields = fields_of(rows) + tuple(_extra_field(name, value) for name, value in item.extra.items())
+    results = fields_of(rows)
+    check_extras(item.extra, results)
+    _check_names(keep["class_names"], results)
+    fields = results + tuple(_extra_field(name, value) for name, value in item.extra.items())
     shapes = [(field.shape, np.dtype(field.dtype).itemsize) for field in fields]
     unit = default_unit(count, shapes) if call.unit == "auto" else int(call.unit)
     most = min(unit, count)
     batch = _chosen_batch(call, item, fields, most, unit) if call.batch == "auto" else min(int(call.batch), most)
     wanted = _identity(call, item, batch, unit, source_identity)
     return Layout(count, unit, fields), {**wanted, **keep, "first": first}
+
+
+def _check_names(class_names: Sequence[str], fields: Sequence[Field]) -> None:
+    classes = next((field.shape[0] for field in fields if field.name == "class_scores"), None)
+    if class_names and classes is not None and len(class_names) != classes:
+        raise ValueError(f"expected {classes} class names, one a class of the network, got {len(class_names)}")
 
 
 def _chosen_batch(call: _Call, item: Item, fields: Sequence[Field], most: int, unit: int) -> int:

@@ -6,6 +6,7 @@ give it, or an `Item`. Whatever an item raises when it is read becomes a `Failur
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -15,10 +16,11 @@ from jaxtyping import Int, Shaped
 
 from jaxclear.file_tree import FileTree
 
-__all__ = ["ArraySource", "Failure", "ImageFiles", "Item", "Source", "identity", "read", "signature"]
+__all__ = ["ArraySource", "Failure", "ImageFiles", "Item", "Source", "identity", "read", "signature", "source_of"]
 
 NO_LABEL = -1
 _SAMPLES = 16
+_LARGEST_LABEL = 2**31 - 1
 
 
 class Item(NamedTuple):
@@ -63,7 +65,7 @@ def read(source: Source, index: int) -> Item | Failure:
     try:
         naming = getattr(source, "name", None)
         if callable(naming):
-            name = str(naming(index))
+            name = _unicode(str(naming(index)))
         item = _as_item(source[index], name)
         value = jax.tree.map(_host_array, item.value)
         leaves = jax.tree.leaves(value)
@@ -71,9 +73,12 @@ def read(source: Source, index: int) -> Item | Failure:
             raise ValueError(f"expected arrays of numbers, got {item.value!r}")
         for leaf in leaves:
             _check(leaf)
-        return item._replace(value=value, label=int(item.label))
+        label = int(item.label)
+        if not NO_LABEL <= label <= _LARGEST_LABEL:
+            raise ValueError(f"expected a label from 0 to {_LARGEST_LABEL}, or -1 for none, got {label}")
+        return item._replace(value=value, label=label, id=_unicode(str(item.id)))
     except Exception as error:  # whatever a reader raises belongs to its item
-        reason = " ".join(str(error).split())
+        reason = _unicode(" ".join(str(error).split()))
         return Failure(name, f"{type(error).__name__}: {reason}" if reason else type(error).__name__)
 
 
@@ -97,6 +102,11 @@ def identity(source: Source) -> dict[str, Any]:
     return {"items": count, "samples": {str(index): _digest(read(source, index)) for index in chosen}}
 
 
+def _unicode(text: str) -> str:
+    """The text with a question mark for each byte of a file's name that is no text."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _as_item(raw: Any, name: str) -> Item:
     if isinstance(raw, Item):
         return raw if raw.id is not None else raw._replace(id=name)
@@ -114,6 +124,10 @@ def _as_item(raw: Any, name: str) -> Item:
 
 def _host_array(leaf: Any) -> np.ndarray:
     """The leaf on the host, in the type that JAX has for it: float32 for float64 unless 64 bits are enabled."""
+    if hasattr(leaf, "getbands"):  # an image of Pillow, as data sets of Hugging Face give them
+        grey, plain = leaf.mode in ("1", "L"), leaf.mode in ("L", "RGB")
+        array = np.asarray(leaf if plain else leaf.convert("L" if grey else "RGB"))
+        return array[..., None] if grey else array
     array = np.asarray(leaf)
     return (
         array if array.dtype.kind not in "fiu" else array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
@@ -147,6 +161,8 @@ class ArraySource:
         labels: Int[np.ndarray, " N"] | None = None,
         ids: Sequence[str] | None = None,
     ) -> None:
+        if not images.shape:
+            raise ValueError("expected images (N, ...), got a single number")
         for values, what in ((labels, "labels"), (ids, "ids")):
             if values is not None and len(values) != len(images):
                 raise ValueError(f"expected {len(images)} {what}, one an image, got {len(values)}")
@@ -214,16 +230,49 @@ class ImageFiles:
         return self._tree.names[index]
 
     def identity(self) -> dict[str, str]:
-        """Digests of the names and of the sizes of all files."""
-        return digests(self._tree.names, self._tree.sizes) | {"shape": str((self._shape, self._channels))}
+        """Digests of names, sizes and content of the files, the shape, and the version of what reads them."""
+        found = digests(names=self._tree.names, sizes=self._tree.sizes)
+        settings = {"contents": self._tree.content_digest(), "shape": str((self._shape, self._channels))}
+        return found | settings | versions_of("pillow")
 
 
-def digests(names: Sequence[str], sizes: Sequence[int]) -> dict[str, str]:
-    """Returns digests of the names and of the sizes of files."""
+def digests(**columns: Sequence[Any]) -> dict[str, str]:
+    """Returns a digest of each column, one text a line."""
     return {
-        what: hashlib.sha256("\n".join(map(str, values)).encode()).hexdigest()
-        for what, values in (("names", names), ("sizes", sizes))
+        name: hashlib.sha256("\n".join(map(str, column)).encode("utf-8", "surrogateescape")).hexdigest()
+        for name, column in columns.items()
     }
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Returns the versions of installed packages, by their names."""
+    return {package: metadata.version(package) for package in packages}
+
+
+def source_of(source: Any) -> Source:
+    """Returns arrays as a source: images, or the pair (images, labels); anything else as it is.
+
+    Raises:
+        ValueError: what has no length or no items, or a mapping of columns.
+    """
+    if isinstance(source, np.ndarray | jax.Array):
+        return ArraySource(np.asarray(source))
+    if type(source) is tuple and len(source) == 2 and all(isinstance(part, np.ndarray | jax.Array) for part in source):
+        images, labels = map(np.asarray, source)
+        return ArraySource(images, labels)
+    if isinstance(source, Mapping):
+        raise ValueError(
+            f"expected a source with __len__ and __getitem__, got columns {', '.join(map(str, source))}; wrap them in "
+            "jaxclear.data.as_source"
+        )
+    if not isinstance(source, Source):
+        raise ValueError(f"expected a source with __len__ and __getitem__, got {type(source).__name__}")
+    try:
+        len(source)
+    except Exception as error:  # whatever a user's class raises
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"expected a source that knows its length, got {type(source).__name__}: {reason}") from error
+    return source
 
 
 def label_of(file: str, classes: Mapping[str, int]) -> int:

@@ -214,7 +214,8 @@ class Store:
     def clean(self, units: range) -> None:
         """Removes what a killed run left behind of some units; no other process may work on them."""
         for left in (self.path / _TEMPORARY).iterdir():
-            if int(left.name.partition("-")[0]) in units:
+            number = left.name.partition("-")[0]
+            if number.isdecimal() and int(number) in units:
                 left.unlink(missing_ok=True)
 
     def update(self, manifest: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxclear.dataset.sources import Item, digests, label_of
+from jaxclear.dataset.sources import Item, digests, label_of, versions_of
 from jaxclear.file_tree import FileTree
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ class StructureFiles:
         self._database = not self._tree.packed and self._tree.path.is_file() and _is_database(self._tree.path)
         self._rows: Any = None
         self._entries, sizes = self._listed()
-        self._identity = digests([self.name(k) for k in range(len(self))], sizes)
+        names = [self.name(k) for k in range(len(self))]
+        self._identity = digests(names=names, sizes=sizes) | {"contents": self._tree.content_digest()}
+        self._identity |= versions_of("ase", "pymatgen", "spglib")
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -117,7 +119,7 @@ class StructureFiles:
         return file if frame is None else f"{file}@{frame}"
 
     def identity(self) -> dict[str, str]:
-        """Digests of the names and of the sizes of the files, and the orientation."""
+        """Digests of names, sizes and content of the files, versions of what reads and turns them, the orientation."""
         return self._identity | {"orientation": f"{self._orientation}, {self._symprec:g} Å"}
 
     def _listed(self) -> tuple[list[_Entry], Sequence[int]]:
@@ -127,8 +129,14 @@ class StructureFiles:
             return [entry for name in names for entry in self._frames(name)], self._tree.sizes
         from ase.db import connect
 
-        # ASE asks for one string here, and takes a list of them.
-        rows = sorted(row.id for row in connect(self._tree.path).select(columns=["id"], include_data=False))  # pyright: ignore[reportArgumentType]
+        try:
+            # ASE asks for one string here, and takes a list of them.
+            found = connect(self._tree.path).select(columns=["id"], include_data=False)  # pyright: ignore[reportArgumentType]
+            rows = sorted(row.id for row in found)
+        except Exception as error:  # of sqlite, of the JSON reader, or of what ASE makes of their content
+            raise ValueError(
+                f"expected a data base of ASE, got {str(self._tree.path)!r}, which is none or damaged: {error}"
+            ) from error
         return [_Entry(names[0], row) for row in rows], self._tree.sizes
 
     def _frames(self, name: str) -> list[_Entry]:

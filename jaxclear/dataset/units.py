@@ -6,7 +6,7 @@ out in stripes, so that each process knows its own without asking anybody.
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["Place", "chunk_items", "default_unit", "place", "unit_range", "units_of"]
 
@@ -45,7 +45,8 @@ def place(rank: int | None, world: int | None, environment: Mapping[str, str] | 
         Place(rank=3, world=8, told_by='Slurm')
     """
     environment = os.environ if environment is None else environment
-    found, told_by = (rank, world), "arguments"
+    found: tuple[Any, Any] = (rank, world)
+    told_by = "arguments"
     if found == (None, None):
         found, told_by = (0, 1), "default"
         for scheduler, (rank_name, world_name) in _SCHEDULERS.items():
@@ -55,10 +56,14 @@ def place(rank: int | None, world: int | None, environment: Mapping[str, str] | 
                         f"expected {world_name} beside {rank_name} in the environment, got only {rank_name}; set it to "
                         "the number of processes, or give rank and world"
                     )
-                found, told_by = (int(environment[rank_name]), int(environment[world_name])), scheduler
+                found, told_by = (environment[rank_name], environment[world_name]), scheduler
                 break
     if found[0] is None or found[1] is None:
         raise ValueError(f"expected rank and world together, got rank {rank} and world {world}")
+    try:
+        found = int(found[0]), int(found[1])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected rank and world as whole numbers, got {found} from {told_by}") from error
     if not 0 <= found[0] < found[1]:
         raise ValueError(f"expected a rank from 0 and below world, got rank {found[0]} of {found[1]}")
     return Place(found[0], found[1], told_by)

@@ -70,13 +70,17 @@ def verify(
 
 def _wrong_metadata(store: Store) -> list[str]:
     wrong = []
-    for name, wanted in metadata_of(store.layout).items():
+    arrays = json.loads(json.dumps(metadata_of(store.layout)))
+    group = json.loads((store.path / "zarr.json").read_text())
+    if (group.get("consolidated_metadata") or {}).get("metadata") != arrays:
+        wrong.append("zarr.json: does not describe the arrays that were written")
+    for name, wanted in arrays.items():
         try:
             found = json.loads((store.path / name / "zarr.json").read_text())
         except (OSError, ValueError) as error:
             wrong.append(f"{name}/zarr.json: {type(error).__name__}")
             continue
-        if found != json.loads(json.dumps(wanted)):
+        if found != wanted:
             wrong.append(f"{name}/zarr.json: does not describe what was written")
     return wrong
 

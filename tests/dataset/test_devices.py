@@ -236,7 +236,7 @@ def test_one_item_too_much_is_an_error(tmp_path, monkeypatch):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
 
     monkeypatch.setattr(Program, "call", exhausted)
-    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+    with pytest.raises(ValueError, match="room for one item, got RESOURCE_EXHAUSTED: .*; explain smaller images"):
         run(tmp_path / "store", Images(21))
 
 

@@ -216,6 +216,9 @@ def test_other_folders_are_left_alone(tmp_path):
         ({"unit": "many"}, "unit as 'auto'"),
         ({"rank": 1}, "rank and world together"),
         ({"rank": 2, "world": 2}, "below world"),
+        ({"rank": "a", "world": 2}, "rank and world as whole numbers"),
+        ({"workers": -1}, "workers as None or a whole number of at least 0, got -1"),
+        ({"mesh": 3}, "a jax.sharding.Mesh, got int"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_made(tmp_path, options, words):
@@ -281,3 +284,53 @@ def test_pmap_takes_the_same_function(tmp_path):
         mapped = jax.pmap(clear, in_axes=(None, 0))(variables, images.reshape(2, 2, *images.shape[1:]))
     expected = clear(variables, images)
     np.testing.assert_array_equal(mapped.dominant_class.reshape(expected.dominant_class.shape), expected.dominant_class)
+
+
+@pytest.mark.parametrize(
+    ("explain", "words"),
+    [
+        (
+            lambda weights, batch: batch[0],
+            r"one row for each of the 1 items of a batch, got 'result' of shape \(6, 6, 1\)",
+        ),
+        (lambda weights, batch: jnp.stack([batch, batch]), "move the items to the first axis"),
+        (lambda weights, batch: batch.mean(), r"got 'result' of shape \(\)"),
+        (lambda weights, batch: {}, "that returns arrays"),
+        (lambda weights, batch: {"../../evil": batch}, r"got '\.\./\.\./evil'"),
+        (lambda weights, batch: {"commits": batch}, "got 'commits'"),
+    ],
+)
+def test_results_that_are_no_rows_are_refused_before_anything_is_made(tmp_path, explain, words):
+    with pytest.raises(ValueError, match=words):
+        explain_dataset(explain, {}, Images(9), tmp_path / "store", batch=8, log=lambda event: None)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("name", ["label", "dominant_class", "a/b"])
+def test_numbers_of_items_have_names_of_their_own(tmp_path, name):
+    source = [Item(image(0), 1, "0", {name: 7.5})]
+    with pytest.raises(ValueError, match=f"other than .*, got '{name}'"):
+        run(tmp_path / "store", source)
+
+
+def test_as_many_names_as_classes(tmp_path):
+    with pytest.raises(ValueError, match="expected 3 class names, one a class of the network, got 2"):
+        run(tmp_path / "store", Images(3), class_names=("red", "green"))
+
+
+def test_names_that_are_no_text_and_labels_that_are_no_class(tmp_path):
+    class Odd(Images):
+        def name(self, index):
+            return f"b\udcff{index}"
+
+        def __getitem__(self, index):
+            if index == 1:
+                raise OSError("no b\udcff1")
+            return super().__getitem__(index)._replace(label=2**40 if index == 2 else 0, id=None)
+
+    assert run(tmp_path / "store", Odd(4)).failed == 2
+    store = open_store(tmp_path / "store")
+    assert store["item_id"][:] == ["b?0", "b?1", "b?2", "b?3"]
+    assert store.failures()[0] == (1, "b?1", "OSError: no b?1")
+    assert "expected a label from 0 to 2147483647" in store.failures()[1][2]
+    assert verify(tmp_path / "store").whole

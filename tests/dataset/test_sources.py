@@ -10,6 +10,7 @@ import threading
 import time
 import zipfile
 
+import grain
 import numpy as np
 import pytest
 from PIL import Image
@@ -168,9 +169,10 @@ def test_doubles_become_what_jax_takes():
 
 
 def test_grain_data_sets_are_sources(tmp_path):
-    grain = pytest.importorskip("grain")
     data = grain.MapDataset.source([image(k) for k in range(21)]).map(lambda one: {"image": one, "label": 1})
-    run(tmp_path / "store", data)
+    threads = set()
+    run(tmp_path / "store", data.map(lambda one: threads.add(threading.current_thread().name) or one))
+    assert any(name.startswith("jaxclear-read") for name in threads)
     assert (open_store(tmp_path / "store")["label"][:] == 1).all()
     assert open_store(tmp_path / "store")["dominant_class"].shape == (21, SIZE, SIZE)
 

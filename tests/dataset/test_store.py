@@ -1,5 +1,6 @@
 """The store as others read it, and the proof that nothing of it is missing or damaged."""
 
+import json
 import os
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxclear
-from jaxclear.dataset import StoreError, verify
+from jaxclear.dataset import StoreError, open_store, verify
 from jaxclear.dataset.store import Store
 from tests.dataset.common import CLASSES, SIZE, Images, files, image, numpy_explain, run
 
@@ -217,3 +218,36 @@ def test_leftovers_of_other_processes_stay(tmp_path):
     run(tmp_path / "store", Images(21), rank=1, world=2)
     assert os.listdir(tmp_path / "store" / ".tmp") == ["0-theirs"]
     assert Store(tmp_path / "store").committed() == set(range(6))
+
+
+def test_masks_and_conditions_of_the_right_kind(tmp_path):
+    run(tmp_path / "store", Images(9))
+    store = open_store(tmp_path / "store")
+    mask = np.arange(9) % 4 == 1
+    assert store["item_id"][mask] == ["image-001", "image-005"]
+    assert store["item_id"][[-1, 0]] == ["image-008", "image-000"]
+    np.testing.assert_array_equal(store["label"][mask], [1, 2])
+    for name in ("item_id", "label"):
+        with pytest.raises(IndexError, match=r"a mask of all 9 items, got one of shape \(5,\)"):
+            store[name][mask[:5]]
+        with pytest.raises(IndexError, match="whole numbers or a mask, got float64"):
+            store[name][[0.5]]
+    with pytest.raises(ValueError, match="expected label as whole numbers, got '1'"):
+        store.index(label="1")
+
+
+def test_metadata_of_the_group_are_verified(tmp_path):
+    run(tmp_path / "store", Images(9))
+    file = tmp_path / "store" / "zarr.json"
+    group = json.loads(file.read_text())
+    group["consolidated_metadata"]["metadata"]["dominant_class"]["shape"][1] = 3
+    file.write_text(json.dumps(group))
+    found = verify(tmp_path / "store")
+    assert not found.whole
+    assert found.metadata == ("zarr.json: does not describe the arrays that were written",)
+
+
+def test_files_of_others_in_the_temporary_folder_do_not_hinder(tmp_path):
+    run(tmp_path / "store", Images(9))
+    (tmp_path / "store" / ".tmp" / ".DS_Store").write_bytes(b"")
+    assert run(tmp_path / "store", Images(9)).units == 0

@@ -43,6 +43,8 @@ def test_a_half_told_place_is_refused():
         place(None, 3)
     with pytest.raises(ValueError, match="got rank -1 of 3"):
         place(-1, 3)
+    with pytest.raises(ValueError, match=r"whole numbers, got \('a', '2'\) from Slurm"):
+        place(None, None, {"SLURM_PROCID": "a", "SLURM_NTASKS": "2"})
 
 
 @given(
