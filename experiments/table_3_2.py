@@ -28,6 +28,7 @@ import argparse
 import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 import json
 import multiprocessing
 import pathlib
@@ -127,7 +128,7 @@ class Config:
     Attributes:
         source: folder, archive or file of structures.
         columns: names of those to compute.
-        finders: structures a column for spglib and the averaged cell; a column kept from another run has its own.
+        finders: structures a column for spglib and the averaged cell.
         matid: structures a column for MatID, which takes a third of a second each.
         processes: for the symmetry finders.
         seed: of the damage.
@@ -157,15 +158,18 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     study = labelled(config.source)
     parts = roles(study.dataset)
     contenders = Contenders(study, parts.training, workdir)
+    key = _key(config, study, contenders, made_by)
     figures = {}
     for number, column in enumerate(COLUMNS):
         if column.name in config.columns:
-            kept = workdir / f"column_{number:02d}_{config.seed}_{config.matid}.json"
+            kept = workdir / f"column_{number:02d}_{key}.json"
             if not kept.exists():
                 started = time.perf_counter()
                 found = _column(study, parts.test, column, contenders, config)
-                found["seconds"] = round(time.perf_counter() - started, 1)
-                kept.write_text(json.dumps(found))
+                found |= {"seconds": round(time.perf_counter() - started, 1), "commit": made_by["commit"]}
+                part = kept.with_suffix(".part")
+                part.write_text(json.dumps(found))
+                part.replace(kept)
             figures[column.name] = {"published": column.published, **json.loads(kept.read_text())}
             print(_line(column.name, figures[column.name]), file=sys.stderr, flush=True)
     results = {
@@ -200,6 +204,17 @@ class Contenders:
         found["look-up"] = self._nearest(fingerprint_clusters(clusters))
         found["look-up, learned scale"] = self._nearest(fingerprint_clusters(clusters, d_nn=length_scales(clusters)))
         return found
+
+
+def _key(config: Config, study: Labelled, contenders: Contenders, made_by: dict[str, Any]) -> str:
+    """A digest of all that decides a column but the code itself, whose commit each column names."""
+    choices = {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in ("columns", "processes")
+    }
+    networks = {name: model.metadata["sha256"] for name, model in contenders.networks.items()}
+    cells = [[crystal.cell.tolist(), crystal.positions.tolist()] for crystal in study.clusters]
+    told = json.dumps([choices, networks, made_by["versions"], cells], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def _column(

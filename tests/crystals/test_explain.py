@@ -176,28 +176,28 @@ def test_classification_in_words():
     assert set(report.seconds) == {"orientation", "network", "spglib"}
 
 
-@pytest.mark.parametrize(
-    ("compound", "sites"),
-    [
-        # The lattice of all atoms, whose form factors alone tell them apart.
-        (bulk("NaCl", "rocksalt", a=5.64), "sc"),
-        (bulk("CsCl", "cesiumchloride", a=4.12), "bcc"),
-        (bulk("ZnS", "zincblende", a=5.41), "diamond"),
-        (
-            ase.Atoms(
-                "AuCu3",
-                scaled_positions=[(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)],
-                cell=[3.75] * 3,
-                pbc=True,
-            ),
-            "fcc",
-        ),
-    ],
-)
-def test_a_compound_is_called_by_the_lattice_of_all_its_atoms(compound, sites):
-    result = crystals.classify(compound).results[0]
-    assert result.predicted == sites
-    assert "a compound" in " ".join(result.notes)
+def ordered_fcc(single, triple, edge):
+    sites = [(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)]
+    return ase.Atoms([single, *[triple] * 3], scaled_positions=sites, cell=[edge] * 3, pbc=True)
+
+
+def test_a_compound_is_called_by_the_lattice_of_all_its_atoms():
+    # Their form factors alone tell the atoms of different elements apart.
+    edges = {
+        ("rocksalt", "sc"): {"NaCl": 5.64, "MgO": 4.21, "PbS": 5.94, "LiI": 6.0},
+        ("cesiumchloride", "bcc"): {"CsCl": 4.12, "NiAl": 2.88, "TlBr": 3.98},
+        ("zincblende", "diamond"): {"ZnS": 5.41, "GaAs": 5.65, "SiC": 4.36},
+    }
+    compounds = [
+        (bulk(formula, kind, a=edge), sites)
+        for (kind, sites), found in edges.items()
+        for formula, edge in found.items()
+    ]
+    compounds += [(ordered_fcc("Au", "Cu", 3.75), "fcc"), (ordered_fcc("Al", "Ni", 3.57), "fcc")]
+    results = crystals.classify([atoms for atoms, _ in compounds]).results
+    for result, (atoms, sites) in zip(results, compounds, strict=True):
+        assert (str(atoms.symbols), result.answer) == (str(atoms.symbols), sites)
+        assert "a compound" in " ".join(result.notes)
 
 
 def test_large_clusters_are_pointed_out(small):
