@@ -102,6 +102,9 @@ def _add_classify(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help="find the lattice of each structure, damaged or not, and turn it to its standard cell (default), or keep "
         "its axes",
     )
+    classify.add_argument(
+        "--workers", type=_positive, metavar="N", help="processes that find lattices (default: one a core for many)"
+    )
     _add_rule(classify, "guided")
 
 

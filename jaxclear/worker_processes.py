@@ -2,16 +2,17 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 
-__all__ = ["cores", "pool"]
+__all__ = ["cores", "mapped", "pool"]
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -39,6 +40,24 @@ def pool(
         yield executor
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def mapped(
+    function: Callable[[Any], Any], number: int, *, chunk: int = 4
+) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
+    """Gives a function that applies `function` to many things, in order: here, or in processes of its own.
+
+    Args:
+        function: that can be pickled, where processes are asked for.
+        number: of processes; 0 for this one alone.
+        chunk: things that a process is sent at once.
+    """
+    if number == 0:
+        yield functools.partial(map, function)
+        return
+    with pool(number) as executor:
+        yield functools.partial(executor.map, function, chunksize=chunk)
 
 
 class _Pool(concurrent.futures.ProcessPoolExecutor):

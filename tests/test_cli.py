@@ -147,6 +147,19 @@ def test_classify_as_json_is_one_document_and_reports_bad_files(capsys, files):
     assert not (files / "jaxclear-classify").exists()
 
 
+def test_classify_with_processes_gives_the_same_and_skips_what_cannot_be_used(capsys, files, monkeypatch):
+    monkeypatch.setattr(classify, "_CHUNK", 2)
+    names = ["Cu.cif", "frames.xyz", "nowhere.cif"]
+    documents = []
+    for options in ((), ("--workers", "2")):
+        code, out, _ = run(capsys, "classify", "--json", *names, *options)
+        assert code == 1
+        documents.append(json.loads(out))
+        documents[-1].pop("seconds")
+    assert documents[0] == documents[1]
+    assert len(documents[0]["structures"]) > 2
+
+
 def test_classify_finds_the_lattice_or_says_that_there_is_none(capsys, files):
     damaged = crystals.displacements(crystals.vacancies(bulk("Cu", cubic=True) * (3, 3, 3), 0.2, seed=0), 0.06, seed=1)
     damaged.rotate(33, (3, 1, 2), rotate_cell=True)

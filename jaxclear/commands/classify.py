@@ -1,22 +1,25 @@
 """`jaxclear classify`: the class of each structure in files, beside spglib's answer, and a picture for each."""
 
 import argparse
+import contextlib
+import functools
 import json
 import math
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxclear.commands.terminal import Progress, complain, fitted, folder, keep_compiled_programs, one_line
 from jaxclear.crystals.cells import Orientation
 from jaxclear.crystals.classify import Classification, ClassificationReport, annotated, classify_oriented
-from jaxclear.crystals.explain import shipped_model
+from jaxclear.crystals.explain import CrystalExplanation, shipped_model
 from jaxclear.crystals.orient import OrientedCluster, orient
 from jaxclear.crystals.recover import Recovered
 from jaxclear.crystals.structures import Crystal, read
+from jaxclear.worker_processes import cores, mapped
 
 _CHUNK = 128
 """Structures that are read before they are classified, so that memory does not grow with the files."""
@@ -49,18 +52,21 @@ def run(options: argparse.Namespace) -> int:
     annotations: list[Any] = []
     seconds: dict[str, float] = {}
     started = time.perf_counter()
-    for chunk in _chunks(options.files, orientation, failures, progress):
+    for chunk in _chunks(options, orientation, failures, progress):
         progress.show(f"classifying {len(chunk)} structures", force=True)
         report = classify_oriented(
             [work.crystal for work in chunk],
             [work.piece for work in chunk],
             rule=options.rule,
             model=model,
+            maps=out is not None,
             progress=lambda done: progress.show(f"{len(entries) + done} structures"),
         )
         spent = {"orientation": sum(work.seconds for work in chunk), **report.seconds}
         seconds = {step: seconds.get(step, 0.0) + more for step, more in spent.items()}
-        pictures = _draw(report, out, len(entries), progress) if out else [None] * len(chunk)
+        pictures = [None] * len(chunk)
+        if out is not None and report.explanation is not None:
+            pictures = _draw(report.results, report.explanation, out, len(entries), progress)
         progress.clear()
         if not options.json:
             _print_rows(report, footnotes, first=not entries)
@@ -90,17 +96,54 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _chunks(
-    files: list[str], orientation: Orientation, failures: list[dict[str, str]], progress: Progress
+    options: argparse.Namespace, orientation: Orientation, failures: list[dict[str, str]], progress: Progress
 ) -> Iterator[list[_Work]]:
-    """The usable structures of the files, some at a time; what cannot be used is told and noted."""
-    chunk: list[_Work] = []
+    """The usable structures of the files, some at a time; what cannot be used is told and noted.
+
+    The lattices of the first are found by this process, and only those of more by processes of their own, which take
+    seconds to start.
+    """
+    number = cores() if options.workers is None else options.workers
+    orienting = functools.partial(_oriented, orientation)
+    oriented: Any = functools.partial(map, orienting)
+    with contextlib.ExitStack() as stack:
+        for place, read_ones in enumerate(_read(options.files, failures, progress)):
+            progress.show(f"finding the lattices of {len(read_ones)} structures", force=True)
+            if number > 1 and place == (1 if options.workers is None else 0):
+                oriented = stack.enter_context(mapped(orienting, number))
+            chunk = []
+            both = zip(read_ones, oriented([crystal for _, crystal in read_ones]), strict=True)
+            for (file, crystal), (piece, seconds) in both:
+                if isinstance(piece, OrientedCluster):
+                    chunk.append(_Work(file, crystal, piece, seconds))
+                else:
+                    _note(piece, file, failures, progress)
+            if chunk:
+                yield chunk
+
+
+def _oriented(orientation: Orientation, crystal: Crystal) -> tuple[OrientedCluster | ValueError | OSError, float]:
+    """A structure turned, or why it cannot be used, and the seconds that it took."""
+    begun = time.perf_counter()
+    try:
+        piece: OrientedCluster | ValueError | OSError = orient(crystal, orientation=orientation)
+    except (ValueError, OSError) as error:
+        piece = error
+    return piece, time.perf_counter() - begun
+
+
+def _read(files: list[str], failures: list[dict[str, str]], progress: Progress) -> Iterator[list[tuple[str, Crystal]]]:
+    """The structures of the files, some at a time, each with its file."""
+    chunk: list[tuple[str, Crystal]] = []
     for number, file in enumerate(files, start=1):
         progress.show(f"reading {number}/{len(files)}  {Path(file).name}")
-        for crystal in _attempt(lambda file=file: read(file), file, failures, progress) or ():
-            begun = time.perf_counter()
-            piece = _attempt(lambda c=crystal: orient(c, orientation=orientation), file, failures, progress)
-            if piece is not None:
-                chunk.append(_Work(file, crystal, piece, time.perf_counter() - begun))
+        try:
+            found = read(file)
+        except (ValueError, OSError) as error:
+            _note(error, file, failures, progress)
+            continue
+        for crystal in found:
+            chunk.append((file, crystal))
             if len(chunk) == _CHUNK:
                 yield chunk
                 chunk = []
@@ -108,16 +151,12 @@ def _chunks(
         yield chunk
 
 
-def _attempt(work: Any, file: str, failures: list[dict[str, str]], progress: Progress) -> Any:
-    """What `work()` returns, or None after its failure was told."""
-    try:
-        return work()
-    except (ValueError, OSError) as error:
-        message = one_line(error)
-        failures.append({"file": file, "error": message})
-        progress.clear()
-        complain(message if file in message else f"{file}: {message}")
-        return None
+def _note(error: Exception, file: str, failures: list[dict[str, str]], progress: Progress) -> None:
+    """Tells and keeps why a file or one of its structures cannot be used."""
+    message = one_line(error)
+    failures.append({"file": file, "error": message})
+    progress.clear()
+    complain(message if file in message else f"{file}: {message}")
 
 
 def _print_rows(report: ClassificationReport, footnotes: dict[str, int], *, first: bool) -> None:
@@ -180,19 +219,21 @@ def _average(found: Recovered) -> dict[str, Any]:
     }
 
 
-def _draw(report: ClassificationReport, out: Path, offset: int, progress: Progress) -> list[Path]:
+def _draw(
+    results: Sequence[Classification], explanation: CrystalExplanation, out: Path, offset: int, progress: Progress
+) -> list[Path]:
     """Writes one picture a structure and returns their files."""
     from jaxclear import plot
 
     folder(out)
     files = []
-    for index, result in enumerate(report.results):
+    for index, result in enumerate(results):
         progress.show(f"drawing {offset + index + 1}  {Path(result.name).name}")
         name = re.sub(r"[^\w.@+-]+", "_", Path(result.name).name)
         file = out / f"{offset + index + 1:04d}-{name[-80:]}.png"
         note = f"spglib at its default tolerance: {result.spglib}"
         if result.notes:
             note += f"   ·   {result.notes[0]}"
-        plot.save(plot.crystal_figure(report.explanation, index, note=note), file)
+        plot.save(plot.crystal_figure(explanation, index, note=note), file)
         files.append(file)
     return files

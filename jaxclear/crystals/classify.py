@@ -4,19 +4,29 @@ The function :func:`classify` has the name of its module; import the module's ot
 ``jaxclear.crystals.classify``.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxclear.crystals.cells import Orientation, symmetry_dataset
-from jaxclear.crystals.explain import CrystalExplanation, Verdict, explain_oriented, shipped_model
+from jaxclear.crystals.explain import (
+    CrystalExplanation,
+    Verdict,
+    explain_oriented,
+    judge_clusters,
+    shipped_model,
+    verdicts,
+)
 from jaxclear.crystals.orient import FoundOrientation, OrientedCluster, orient
 from jaxclear.crystals.recover import Recovered
 from jaxclear.crystals.structures import Crystal, read, to_ase
 from jaxclear.crystals.symmetry import CLASS_NAMES, class_of_space_group
 from jaxclear.rules import Rule
+from jaxclear.worker_processes import mapped
 
 if TYPE_CHECKING:
     import ase
@@ -87,7 +97,7 @@ class ClassificationReport(NamedTuple):
 
     Attributes:
         results: one answer a structure.
-        explanation: the arrays behind them.
+        explanation: the arrays behind them, with the CLEAR maps; None where no maps were asked for.
         version: of this package.
         weights: SHA-256 of the network's weights.
         seconds: by step: "orientation" (lattice and averaged cell), "network" (fingerprint, network and CLEAR map, its
@@ -95,7 +105,7 @@ class ClassificationReport(NamedTuple):
     """
 
     results: tuple[Classification, ...]
-    explanation: CrystalExplanation
+    explanation: CrystalExplanation | None
     version: str
     weights: str
     seconds: dict[str, float]
@@ -123,6 +133,8 @@ def classify(
     orientation: Orientation = "standard",
     model: "LoadedModel | None" = None,
     symprec: float = 0.01,
+    maps: bool = True,
+    workers: int = 0,
 ) -> ClassificationReport:
     """Returns class, probability and runner-up of structures, with spglib's answer beside them.
 
@@ -133,16 +145,22 @@ def classify(
             turns it to its standard cell; "as given" keeps its axes.
         model: another network than the shipped one.
         symprec: tolerance of the symmetry search in structures as given, Å.
+        maps: whether to make the CLEAR maps too, which takes longer than the answers.
+        workers: processes that find the lattices; 0 for this one alone. A script that asks for some needs the usual
+            ``if __name__ == "__main__":``.
 
     Raises:
         StructureError: when a structure cannot be used.
-        ValueError: for an unknown rule or orientation, no structures, or no shipped weights.
+        ValueError: for an unknown rule or orientation, workers below 0, no structures, or no shipped weights.
     """
+    if workers < 0:
+        raise ValueError(f"expected workers of at least 0, got {workers}")
     crystals = read(structures)
     started = time.perf_counter()
-    pieces = [orient(crystal, orientation=orientation, symprec=symprec) for crystal in crystals]
+    with mapped(functools.partial(orient, orientation=orientation, symprec=symprec), workers) as oriented:
+        pieces = list(oriented(crystals))
     seconds = time.perf_counter() - started
-    report = classify_oriented(crystals, pieces, rule=rule, model=model)
+    report = classify_oriented(crystals, pieces, rule=rule, model=model, maps=maps)
     return report._replace(seconds={"orientation": seconds, **report.seconds})
 
 
@@ -152,6 +170,7 @@ def classify_oriented(
     *,
     rule: str | Rule = "guided",
     model: "LoadedModel | None" = None,
+    maps: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> ClassificationReport:
     """Returns the answers for structures whose clusters were cut already.
@@ -161,6 +180,7 @@ def classify_oriented(
         pieces: their clusters, as `jaxclear.crystals.explain.orient` returns them.
         rule: of the CLEAR maps.
         model: another network than the shipped one.
+        maps: whether to make the CLEAR maps too.
         progress: called with the number of structures done.
 
     Raises:
@@ -170,10 +190,19 @@ def classify_oriented(
 
     model = shipped_model() if model is None else model
     started = time.perf_counter()
-    explanation = explain_oriented(pieces, rule=rule, model=model, progress=progress)
+    if maps:
+        explanation = explain_oriented(pieces, rule=rule, model=model, progress=progress)
+        probabilities, scores = explanation.probabilities, explanation.outside_scores
+    else:
+        explanation, lengths = None, [piece.d_nn for piece in pieces]
+        clusters = [piece.cluster for piece in pieces]
+        probabilities, scores = judge_clusters(clusters, d_nn=lengths, model=model, progress=progress)
+    answers = zip(probabilities, scores.tolist(), verdicts(pieces, scores, model=model), strict=True)
     between = time.perf_counter()
-    both = zip(crystals, pieces, strict=True)
-    results = tuple(_answer(crystal, piece, explanation, row) for row, (crystal, piece) in enumerate(both))
+    results = tuple(
+        _answer(crystal, piece, model.class_names, *answer)
+        for crystal, piece, answer in zip(crystals, pieces, answers, strict=True)
+    )
     seconds = {"network": between - started, "spglib": time.perf_counter() - between}
     weights = str(model.metadata.get("sha256", ""))
     return ClassificationReport(results, explanation, jaxclear.__version__, weights, seconds)
@@ -210,8 +239,14 @@ def annotated(crystal: Crystal, result: Classification) -> "ase.Atoms":
     return atoms
 
 
-def _answer(crystal: Crystal, piece: OrientedCluster, explanation: CrystalExplanation, row: int) -> Classification:
-    names, probabilities = explanation.class_names, explanation.probabilities[row]
+def _answer(
+    crystal: Crystal,
+    piece: OrientedCluster,
+    names: Sequence[str],
+    probabilities: Float[np.ndarray, " K"],
+    outside_score: float,
+    verdict: Verdict,
+) -> Classification:
     first, second = (int(k) for k in np.argsort(-probabilities, kind="stable")[:2])
     return Classification(
         name=piece.name,
@@ -220,12 +255,12 @@ def _answer(crystal: Crystal, piece: OrientedCluster, explanation: CrystalExplan
         runner_up=names[second],
         runner_up_probability=float(probabilities[second]),
         probabilities={name: float(p) for name, p in zip(names, probabilities, strict=True)},
-        verdict=explanation.verdicts[row],
-        outside_score=float(explanation.outside_scores[row]),
+        verdict=verdict,
+        outside_score=outside_score,
         spglib=spglib_answer(crystal),
         orientation=piece.orientation,
         recovered=piece.found,
-        notes=tuple(_notes(piece, names[first], explanation.verdicts[row])),
+        notes=tuple(_notes(piece, names[first], verdict)),
     )
 
 

@@ -10,11 +10,12 @@ Source: D. Kumar, Class Based Strategies for Understanding Neural Networks, Univ
 figure 3.4, for displacements, vacancies and the removal of a sublattice; the other kinds are this project's.
 """
 
+import numbers
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxclear.crystals import defect_kernels
 from jaxclear.crystals.cells import PaddedAtoms, bucket, cluster, nearest_neighbour_distance
@@ -57,7 +58,7 @@ def displacements(
     crystal = _crystal(structure)
     length = 1.0 if unit == "Å" else _spacing(crystal)
     scaled = None if correlation is None else correlation * length
-    made = _displaced(jax.random.key(seed), _padded(crystal), sigma * length, correlation=scaled)
+    made = _displaced(_key(seed), _padded(crystal), sigma * length, correlation=scaled)
     return _rebuilt(structure, crystal, made)
 
 
@@ -107,7 +108,7 @@ def remove_sublattice(
         raise ValueError(f"expected at least one atom to stay, got {removed} vacancies in {len(crystal.numbers)} atoms")
     atoms = _padded(crystal)
     among = np.pad(sites, (0, len(atoms.species) - len(sites)))
-    return _rebuilt(structure, crystal, _removed(jax.random.key(seed), atoms, removed, among=among))
+    return _rebuilt(structure, crystal, _removed(_key(seed), atoms, removed, among=among))
 
 
 def substitutions(
@@ -138,7 +139,7 @@ def substitutions(
     if len(choices) == 1 and choices[0] in crystal.numbers:
         raise ValueError(f"expected a species other than those of the structure, got {choices[0]}, which is there")
     changed = _whole("substitutions", fraction, count, len(crystal.numbers))
-    made = _substituted(jax.random.key(seed), _padded(crystal), changed, choices)
+    made = _substituted(_key(seed), _padded(crystal), changed, choices)
     return _rebuilt(structure, crystal, made)
 
 
@@ -159,7 +160,7 @@ def interstitials(
     crystal = _crystal(structure)
     added = _whole("interstitials", fraction, count, len(crystal.numbers))
     atoms = _padded(crystal, room=added)
-    made = _inserted(jax.random.key(seed), atoms, added, lattice=_periods(crystal))
+    made = _inserted(_key(seed), atoms, added, lattice=_periods(crystal))
     return _rebuilt(structure, crystal, made)
 
 
@@ -177,7 +178,7 @@ def strain(structure: Structure, amount: float, *, seed: int) -> Structure:
     if not 0 <= amount < 0.5:
         raise ValueError(f"expected a strain from 0 to below 0.5, got {amount}")
     crystal = _crystal(structure)
-    tensor = np.asarray(defect_kernels.strain_tensor(jax.random.key(seed), amount), dtype=np.float64)
+    tensor = np.asarray(defect_kernels.strain_tensor(_key(seed), amount), dtype=np.float64)
     deformed = crystal._replace(cell=crystal.cell + crystal.cell @ tensor)
     made = defect_kernels.deform(_padded(crystal), tensor)
     return _rebuilt(structure, deformed, made, before=crystal)
@@ -188,18 +189,30 @@ def _whole(what: str, fraction: float | None, count: int | None, most: int) -> i
     if (fraction is None) == (count is None):
         raise ValueError(f"expected either a fraction or a count of {what}, got {fraction} and {count}")
     if fraction is not None:
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"expected a fraction of {what} from 0 to 1, got {fraction}")
-        return round(fraction * most)
-    if count is None or not 0 <= count <= most:
-        raise ValueError(f"expected 0 to {most} {what}, as many as there are atoms for them, got {count}")
-    return count
+        if not isinstance(fraction, numbers.Real) or not 0 <= fraction <= 1:
+            raise ValueError(f"expected a fraction of {what} from 0 to 1, got {fraction!r}")
+        return round(float(fraction) * most)
+    if not isinstance(count, numbers.Integral) or not 0 <= count <= most:
+        raise ValueError(
+            f"expected a whole number from 0 to {most} of {what}, as many as there are atoms for them, got {count!r}"
+        )
+    return int(count)
+
+
+def _key(seed: Any) -> Key[Array, ""]:
+    if not isinstance(seed, numbers.Integral):
+        raise ValueError(f"expected a seed that is a whole number, got {seed!r}")
+    return jax.random.key(int(seed))
 
 
 def _crystal(structure: Any) -> Crystal:
     """The structure as a Crystal with the same atoms in the same order."""
     if isinstance(structure, Crystal):
         return structure
+    if not hasattr(structure, "positions"):
+        raise ValueError(
+            f"expected a Crystal or ase.Atoms, got {type(structure).__name__}; jaxclear.crystals.read reads files"
+        )
     crystal = from_ase(structure)
     if len(crystal.numbers) != len(structure):
         raise ValueError(

@@ -262,9 +262,7 @@ def explain_oriented(
         colours=legible(len(model.class_names)),
         class_names=tuple(model.class_names),
         names=tuple(piece.name for piece in pieces),
-        verdicts=tuple(
-            _verdict(piece, distance, reference) for piece, distance in zip(pieces, distances.tolist(), strict=True)
-        ),
+        verdicts=verdicts(pieces, distances, model=model),
         outside_scores=distances,
         orientations=tuple(piece.orientation for piece in pieces),
         space_groups=tuple(piece.space_group for piece in pieces),
@@ -283,12 +281,28 @@ def _probabilities(scores: Float[np.ndarray, "B K"], reference: Reference | None
     return calibrated(scores, 1.0 if reference is None else reference.temperature)
 
 
-def _verdict(piece: OrientedCluster, distance: float, reference: Reference | None) -> Verdict:
-    if piece.orientation == "not found":
-        return "no lattice"
-    if reference is None:
-        return "unknown"
-    return "outside" if distance > reference.threshold else "member"
+def verdicts(
+    pieces: Sequence[OrientedCluster], outside_scores: Float[np.ndarray, " B"], *, model: "LoadedModel"
+) -> tuple[Verdict, ...]:
+    """Returns whether each structure belongs to the class that is named.
+
+    Args:
+        pieces: as :func:`orient` returns them.
+        outside_scores: of each, as `judge_clusters` returns them.
+        model: the network.
+    """
+    reference = reference_for(model.metadata.get("sha256"))
+    threshold = None if reference is None else reference.threshold
+    return tuple(
+        "no lattice"
+        if piece.orientation == "not found"
+        else "unknown"
+        if threshold is None
+        else "outside"
+        if score > threshold
+        else "member"
+        for piece, score in zip(pieces, outside_scores.tolist(), strict=True)
+    )
 
 
 class Judgement(NamedTuple):

@@ -13,10 +13,8 @@ matching; regions of 128 to 256 atoms as in D. Kumar, Class Based Strategies for
 University of Waterloo (2020), appendix A.
 """
 
-import contextlib
-import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -29,7 +27,7 @@ from jaxclear.crystals.orient import orient as find_axes
 from jaxclear.crystals.outside import reference_for
 from jaxclear.crystals.region_cutting import Cutter, RegionError, Shape, Surroundings, grid
 from jaxclear.crystals.structures import Crystal, StructureError, read, to_ase
-from jaxclear.worker_processes import pool
+from jaxclear.worker_processes import mapped
 
 if TYPE_CHECKING:
     from jaxclear.models import LoadedModel
@@ -154,7 +152,7 @@ def map_regions(
         )
     # By size, so that the regions of a chunk are padded alike and few programs are compiled.
     order = used[np.argsort(counts[used], kind="stable")]
-    with _turning(turn, 0 if orient == "as given" else workers) as turned:
+    with mapped(turn, 0 if orient == "as given" else workers) as turned:
         probabilities, outside = _judged(cutter, centres, order, turned, model, progress)
     reference = reference_for(model.metadata.get("sha256"))
     if reference is not None:
@@ -175,16 +173,6 @@ def map_regions(
         stride=step,
         d_nn=d_nn,
     )
-
-
-@contextlib.contextmanager
-def _turning(turn: Orient, workers: int) -> Iterator[Callable[[Iterable[Crystal]], Iterable[Any]]]:
-    """Gives a function that turns many regions, here or in processes of their own."""
-    if workers == 0:
-        yield lambda regions: map(turn, regions)
-        return
-    with pool(workers) as executor:
-        yield functools.partial(executor.map, turn, chunksize=4)
 
 
 def _judged(

@@ -200,6 +200,20 @@ def test_a_compound_is_called_by_the_lattice_of_all_its_atoms():
         assert "a compound" in " ".join(result.notes)
 
 
+def test_answers_without_maps_and_by_several_processes_are_the_same():
+    structures = [bulk("Cu"), bulk("Fe", cubic=True) * 4, bulk("Mg"), bulk("Ga", "sc", a=3.0)]
+    whole = crystals.classify(structures)
+    for options in ({"maps": False}, {"maps": False, "workers": 2}):
+        found = crystals.classify(structures, **options)
+        assert found.explanation is None
+        for one, other in zip(whole.results, found.results, strict=True):
+            assert (one.answer, one.orientation, one.notes) == (other.answer, other.orientation, other.notes)
+            assert one.probability == pytest.approx(other.probability, abs=1e-5)
+            assert one.outside_score == pytest.approx(other.outside_score, abs=1e-5)
+    with pytest.raises(ValueError, match="workers of at least 0, got -1"):
+        crystals.classify(structures, workers=-1)
+
+
 def test_large_clusters_are_pointed_out(small):
     large = bulk("Cu", cubic=True) * (5, 5, 5)
     notes = crystals.classify(large, model=small, orientation="as given").results[0].notes

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.spacegroup import crystal as from_group
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from jaxclear.crystals import average_cell, cluster, standard_cell
+from jaxclear.crystals import average_cell, classify, cluster, standard_cell
 from jaxclear.crystals.cells import symmetry_dataset
 from jaxclear.crystals.fingerprint import fingerprint_clusters
 from jaxclear.crystals.settings import EQUIVALENT
@@ -52,6 +54,23 @@ def test_one_crystal_has_one_fingerprint(name):
     clusters += [cluster(average_cell(structure).crystal) for structure in variants[:2]]
     images = np.asarray(fingerprint_clusters(clusters))
     np.testing.assert_allclose(images, np.broadcast_to(images[0], images.shape), atol=1e-4)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    name=st.sampled_from(sorted(CRYSTALS)),
+    largest=st.integers(1, 8),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_description_of_a_crystal_gets_the_same_class_and_fingerprint(name, largest, seed):
+    rng = np.random.default_rng(seed)
+    cell = primitive(CRYSTALS[name])
+    report = classify([cell, turned(supercell(cell, random_matrix(rng, 1, largest)), rng)])
+    plain, other = report.results
+    assert (plain.predicted, plain.verdict) == (other.predicted, other.verdict)
+    assert plain.probability == pytest.approx(other.probability, abs=1e-3)
+    images = report.explanation.fingerprint
+    np.testing.assert_allclose(images[0], images[1], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", CRYSTALS)
