@@ -28,23 +28,27 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.crystal_study import (
+    TEST_ELEMENTS,
     Labelled,
+    atomic_numbers,
     damaged_batches,
     damaged_examples,
     equal_counts,
+    halves_of_strangers,
     known_species,
     labelled,
     moderate_damage,
     ordered_compounds,
     random_damage,
     roles,
+    training_species,
 )
 from experiments.records import command, provenance
 from jaxclear import models, training
 from jaxclear.crystals import outside
 from jaxclear.crystals.cells import cluster, standard_cell
 from jaxclear.crystals.orient import orient
-from jaxclear.crystals.strangers import Strangers, strangers
+from jaxclear.crystals.strangers import Strangers
 from jaxclear.crystals.structures import Crystal
 from jaxclear.metrics import area_under, roc_curve
 
@@ -102,7 +106,7 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     clear = ~study.dataset.near_degenerate
     members = functools.partial(damaged_examples, study)
     images, _ = members(parts.training, equal_counts(config.reference), damage=moderate_damage, seed=config.seed)
-    ordered = _damaged_compounds(study, parts.training, config.compounds, config.seed + 3, moderate_damage)
+    ordered = _damaged_compounds(study, training_species(study), config.compounds, config.seed + 3, moderate_damage)
     reference = outside.Reference(outside.features_of(model, np.concatenate([images, ordered])), 1.0, 2.0)
     development = parts.development[clear[parts.development]]
     halves = [
@@ -111,8 +115,7 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     ]
     logits = np.concatenate([_logits(model, images) for images, _ in halves])
     temperature = fitted_temperature(logits, np.concatenate([labels for _, labels in halves]))
-    unknown = _some(strangers(), config.strangers)
-    known, unknown = _every_other(unknown, 0), _every_other(unknown, 1)
+    known, unknown = halves_of_strangers(config.strangers)
     images = _damaged_strangers(known, known_species(study), config.copies, config.seed + 2, moderate_damage)
     threshold = float(np.quantile(outside.outside_scores(model, images, reference), ACCEPTED))
     reference = reference._replace(temperature=temperature, threshold=threshold)
@@ -121,7 +124,7 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         seed = config.seed + 10 + number
         tested = members(parts.test[clear[parts.test]], equal_counts(config.tested), damage=damage, seed=seed)
         others = _damaged_strangers(unknown, known_species(study), config.copies, seed, damage)
-        ordered = _damaged_compounds(study, parts.test, config.compounds, seed, damage)
+        ordered = _damaged_compounds(study, atomic_numbers(TEST_ELEMENTS), config.compounds, seed, damage)
         kept = outside.outside_scores(model, ordered, reference) <= reference.threshold
         figures[name] = _figures(model, reference, tested, others) | {
             "ordered_compounds": len(ordered),
@@ -144,10 +147,9 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _damaged_compounds(
-    study: Labelled, rows: Int[np.ndarray, " n"], count: int, seed: int, damage: Any
+    study: Labelled, elements: Int[np.ndarray, " choices"], count: int, seed: int, damage: Any
 ) -> Float[np.ndarray, "count 64 64 3"]:
-    """Fingerprints of damaged ordered compounds of the elements of some structures."""
-    elements = np.unique(np.concatenate([study.dataset.crystals[row].numbers for row in rows.tolist()]))
+    """Fingerprints of damaged ordered compounds of two of some elements each."""
     pieces = [orient(crystal).cluster for crystal in ordered_compounds(elements, count, seed=seed)]
     return damaged_batches(pieces, known_species(study), damage=damage, seed=seed)
 
@@ -158,26 +160,6 @@ def _damaged_strangers(
     """Fingerprints of damaged strangers, each cut from its standard cell where it has one."""
     pieces = [_trimmed(cluster(standard_cell(crystal).crystal)) for crystal in unknown.crystals]
     return damaged_batches(pieces * copies, species, damage=damage, seed=seed)
-
-
-def _some(unknown: Strangers, count: int) -> Strangers:
-    """At most `count` of them, evenly from the list."""
-    return _taken(
-        unknown, np.unique(np.linspace(0, len(unknown.names) - 1, min(count, len(unknown.names))).astype(int))
-    )
-
-
-def _every_other(unknown: Strangers, first: int) -> Strangers:
-    return _taken(unknown, np.arange(first, len(unknown.names), 2))
-
-
-def _taken(unknown: Strangers, chosen: Int[np.ndarray, " n"]) -> Strangers:
-    return Strangers(
-        tuple(unknown.crystals[i] for i in chosen.tolist()),
-        tuple(unknown.names[i] for i in chosen.tolist()),
-        unknown.space_groups[chosen],
-        unknown.member_lattice[chosen],
-    )
 
 
 def _trimmed(crystal: Crystal, most: int = 200) -> Crystal:

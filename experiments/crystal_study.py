@@ -17,6 +17,7 @@ from jaxclear.crystals import datasets, defect_kernels
 from jaxclear.crystals.cells import PaddedAtoms, cluster, nearest_neighbour_distance, standard_cell
 from jaxclear.crystals.fingerprint import fingerprint_kernel
 from jaxclear.crystals.scale import length_scale_kernel, shipped_variables
+from jaxclear.crystals.strangers import Strangers, strangers
 from jaxclear.crystals.structures import Crystal
 from jaxclear.crystals.symmetry import CLASS_NAMES
 
@@ -177,6 +178,18 @@ def labelled(source: str) -> Labelled:
     return Labelled(dataset, cells, [cluster(cell) for cell in cells])
 
 
+def training_species(study: Labelled) -> Int[np.ndarray, " species"]:
+    """The atomic numbers in a data set other than those of development and test."""
+    return np.setdiff1d(known_species(study), atomic_numbers(DEVELOPMENT_ELEMENTS + TEST_ELEMENTS))
+
+
+def atomic_numbers(elements: Sequence[str]) -> Int[np.ndarray, " species"]:
+    """The atomic numbers of elements by their symbols, in order of the numbers."""
+    from ase.data import atomic_numbers as of_symbol
+
+    return np.sort([of_symbol[symbol] for symbol in elements])
+
+
 def known_species(study: Labelled) -> Int[np.ndarray, " species"]:
     """The atomic numbers that occur in a data set."""
     return np.unique(np.concatenate([crystal.numbers for crystal in study.dataset.crystals]))
@@ -245,9 +258,15 @@ cell's edge, and the sites of both elements, each with the face centres or, wher
 
 
 def ordered_compounds(elements: Int[np.ndarray, " choices"], count: int, *, seed: int) -> list[Crystal]:
-    """Cubic cells of ordered compounds, in turn of each kind, of two random elements whose spheres touch."""
+    """Cubic cells of ordered compounds, in turn of each kind, of two random elements whose spheres touch.
+
+    Raises:
+        ValueError: for fewer than two elements.
+    """
     from ase.data import covalent_radii
 
+    if len(elements) < 2:
+        raise ValueError(f"expected two elements or more, got {elements.tolist()}")
     rng = np.random.default_rng(seed)
     found = []
     for number in range(count):
@@ -263,6 +282,23 @@ def ordered_compounds(elements: Int[np.ndarray, " choices"], count: int, *, seed
         )
         found.append(crystal)
     return found
+
+
+def halves_of_strangers(most: int) -> tuple[Strangers, Strangers]:
+    """At most so many strangers, evenly from the list: half to adjust the verdict on, half to test it on."""
+    found = strangers()
+    count = len(found.names)
+    chosen = np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
+    return _some(found, chosen[::2]), _some(found, chosen[1::2])
+
+
+def _some(found: Strangers, chosen: Int[np.ndarray, " n"]) -> Strangers:
+    return Strangers(
+        tuple(found.crystals[i] for i in chosen.tolist()),
+        tuple(found.names[i] for i in chosen.tolist()),
+        found.space_groups[chosen],
+        found.member_lattice[chosen],
+    )
 
 
 def equal_counts(total: int) -> dict[str, int]:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from experiments import calibrate_crystals, crystal_study, table_3_2, train_crystals_damaged, train_length_scale
-from jaxclear import models
+from jaxclear import crystals, models
 from jaxclear.crystals import outside
+from jaxclear.crystals.cells import cluster, nearest_neighbour_distance
 from jaxclear.crystals.scale import ScaleNetwork
 from jaxclear.crystals.structures import MIN_DISTANCE
 from jaxclear.crystals.symmetry import CLASS_NAMES
@@ -110,13 +111,33 @@ def test_the_damaged_recipe_trains_and_is_written(solids, tmp_path):
     assert model.metadata["sha256"] == results["weights_sha256"]
 
 
-def test_the_calibration_runs_and_its_reference_belongs_to_the_network(solids, tmp_path):
+def test_the_calibration_runs_and_its_reference_belongs_to_the_network(tmp_path):
+    solids = write_solids(tmp_path / "solids", ("Cu", "Ag", "Sn", "Be"))
     results = calibrate_crystals.run(calibrate_crystals.smoke_config(str(solids)), tmp_path)
     assert written(tmp_path, calibrate_crystals) == json.loads(json.dumps(results))
     assert results["strangers"]["count"] == 4
     kept = models.load_weights(tmp_path / calibrate_crystals.PACKAGE_REFERENCE.name)
     assert kept.metadata["network"] == models.load("crystal").metadata["sha256"]
-    assert kept.variables["features"].shape == (14, 128)
+    assert kept.variables["features"].shape == (19, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "arrangement"),
+    [("rocksalt", 225, 221), ("CsCl", 221, 229), ("zincblende", 216, 227), ("L1_2", 221, 225), ("D0_3", 225, 229)],
+)
+def test_ordered_compounds_sit_on_the_lattices_of_classes(name, group, arrangement):
+    from ase.data import covalent_radii
+
+    found = crystal_study.ordered_compounds(np.array([11, 17, 29]), 10, seed=0)
+    for crystal in (one for one in found if one.name == name):
+        average = crystals.average_cell(crystal)
+        assert (average.space_group, average.arrangement_group) == (group, arrangement)
+        pair = np.unique(crystal.numbers)
+        assert len(pair) == 2
+        distance = nearest_neighbour_distance(cluster(crystal).positions)
+        assert distance == pytest.approx(covalent_radii[pair].sum(), rel=1e-6)
+    with pytest.raises(ValueError, match=r"expected two elements or more, got \[29\]"):
+        crystal_study.ordered_compounds(np.array([29]), 1, seed=0)
 
 
 def test_the_table_runs_and_keeps_its_columns(solids, tmp_path):
