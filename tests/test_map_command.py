@@ -14,6 +14,8 @@ def frames(tmp_path):
     atoms = bulk("Cu", cubic=True) * (5, 5, 4)
     atoms.rattle(0.03, seed=1)
     iron = bulk("Fe", cubic=True) * (6, 6, 5)
+    iron.set_array("grain", np.arange(len(iron)) % 7)
+    iron.info["temperature"] = 300.5
     ase.io.write(tmp_path / "frames.xyz", [atoms, iron])
     return tmp_path / "frames.xyz"
 
@@ -33,6 +35,8 @@ def test_a_frame_is_mapped(frames, capsys, tmp_path):
     assert row[2:5] == ["360", "100.0", "%"]
     mapped = ase.io.read(tmp_path / "out" / "frames-classes.xyz")
     assert np.all(mapped.arrays["crystal_class"] == 6)
+    np.testing.assert_array_equal(mapped.arrays["grain"], np.arange(360) % 7)
+    assert mapped.info["temperature"] == 300.5
     with Image.open(tmp_path / "out" / "frames-slice.png") as picture:
         assert picture.format == "PNG"
 

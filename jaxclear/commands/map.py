@@ -17,7 +17,8 @@ def run(options: argparse.Namespace) -> int:
     progress = Progress()
     progress.show(f"reading {Path(options.file).name}", force=True)
     try:
-        structure = one_structure(options.file, index=":" if options.frame is None else options.frame)
+        frame = ":" if options.frame is None else options.frame
+        structure = one_structure(options.file, index=frame)
         started = time.perf_counter()
         found = map_regions(
             structure,
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
 
     folder(out)
     name = Path(options.file).stem[-80:]
-    write(out / f"{name}-classes.xyz", structure, found)
+    write(out / f"{name}-classes.xyz", options.file, found, index=frame)
     plot.save(crystal_plots.regions_figure(found, structure, axis=options.slice), out / f"{name}-slice.png")
     print(f"\nclass and confidence of each atom: {out / f'{name}-classes.xyz'}")
     print(f"picture: {out / f'{name}-slice.png'}")

@@ -13,6 +13,7 @@ matching; regions of 128 to 256 atoms as in D. Kumar, Class Based Strategies for
 University of Waterloo (2020), appendix A.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -30,6 +31,8 @@ from jaxclear.crystals.structures import Crystal, StructureError, read, to_ase
 from jaxclear.worker_processes import mapped
 
 if TYPE_CHECKING:
+    import ase
+
     from jaxclear.models import LoadedModel
 
 CHUNK = 512
@@ -221,29 +224,46 @@ def one_structure(source: Any, *, index: int | str = ":") -> Crystal:
     return crystals[0]
 
 
-def write(path: str | os.PathLike[str], structure: Any, found: RegionMap) -> None:
+def write(path: str | os.PathLike[str], structure: Any, found: RegionMap, *, index: int | str = ":") -> None:
     """Writes a structure as extended xyz with the class and the confidence of each atom.
 
-    The columns are `crystal_class` (a number, -1 for none), and `confidence`; the comment line has the names.
+    The columns are `crystal_class` (a number, -1 for none), and `confidence`; the comment line has the names. Numbers
+    of its own that ASE finds in a file, or an ``ase.Atoms`` has, stay.
 
     Args:
         path: the file; replaced if it is there.
-        structure: what was mapped.
+        structure: what was mapped, as :func:`~jaxclear.crystals.map_regions` takes it.
         found: its map.
+        index: which frame of a file with many.
 
     Raises:
+        StructureError: when the structure cannot be used.
         RegionError: for a map of another number of atoms.
     """
     import ase.io
 
-    crystal = one_structure(structure)
+    crystal = one_structure(structure, index=index)
     if len(found.atom_class) != len(crystal.numbers):
         raise RegionError(f"expected a map of {len(crystal.numbers)} atoms, got one of {len(found.atom_class)}")
-    atoms = to_ase(crystal)
+    atoms = _with_own_numbers(structure, index, crystal)
     atoms.set_array("crystal_class", found.atom_class.astype(np.int32))
     atoms.set_array("confidence", found.atom_confidence.astype(np.float64))
     atoms.info["crystal_class_names"] = " ".join(f"{k}={name}" for k, name in enumerate(found.class_names))
     ase.io.write(os.fspath(path), atoms, format="extxyz")
+
+
+def _with_own_numbers(structure: Any, index: int | str, crystal: Crystal) -> "ase.Atoms":
+    """The structure with all that ASE knows of it, where that has the same atoms; else with positions only."""
+    import ase
+    import ase.io
+
+    found = structure
+    if isinstance(structure, str | os.PathLike):
+        with contextlib.suppress(Exception):  # what ASE cannot read was read otherwise
+            found = ase.io.read(os.fspath(structure), index=-1 if index == ":" else index)
+    if not isinstance(found, ase.Atoms) or not np.array_equal(found.numbers, crystal.numbers):
+        return to_ase(crystal)
+    return found.copy() if np.allclose(found.positions, crystal.positions) else to_ase(crystal)
 
 
 def _check_options(
