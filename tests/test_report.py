@@ -223,6 +223,11 @@ def test_many_classes_and_large_images_are_made_to_fit(tmp_path):
     assert (done.items, done.reduction) == (6, 1)
     meta = json.loads(re.search(r'id="meta">(.*?)</script>', (tmp_path / "all.html").read_text(), re.S).group(1))
     assert meta["items"][0]["classes"] == sorted({7 * k % 300 for k in range(100)})
+    bars = re.findall(
+        r'<i style="width:[\d.]+%;background:rgb\((\d+),(\d+),(\d+)\)">', (tmp_path / "all.html").read_text()
+    )
+    assert bars
+    assert {tuple(map(int, bar)) for bar in bars} <= set(map(tuple, meta["colours"]))
     few = pytest.MonkeyPatch()
     with few.context() as patch:
         patch.setattr(report, "_MOST_BYTES", 4 * 5 * 50 * 50)
