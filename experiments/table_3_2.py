@@ -212,7 +212,7 @@ def _key(config: Config, study: Labelled, contenders: Contenders, made_by: dict[
         name: value for name, value in dataclasses.asdict(config).items() if name not in ("columns", "processes")
     }
     networks = {name: model.metadata["sha256"] for name, model in contenders.networks.items()}
-    cells = [[crystal.cell.tolist(), crystal.positions.tolist()] for crystal in study.clusters]
+    cells = [[values.tolist() for values in (crystal.numbers, crystal.positions)] for crystal in study.clusters]
     told = json.dumps([choices, networks, made_by["versions"], cells], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 

@@ -1,7 +1,8 @@
 """The command line: `jaxclear demo`, `classify`, `explain`, `map`, `fetch`. Heavy imports wait until they are needed.
 
 Exit codes: 0 done, 1 some files could not be used, 2 nothing could or a mistake in the call, 70 a mistake in this
-package or in the code of a given model or source, 130 interrupted, 141 the reader of the output went away.
+package or in the code of a given model or source, 75 a full disk, a killed process or a failed device, after which the
+same may succeed, 130 interrupted, 141 the reader of the output went away.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         status = 141
     except (ValueError, OSError) as error:
         complain(error)
-        status = 2
+        status = getattr(error, "exit_code", 2)
     except Exception:
         traceback.print_exc()
         status = 70

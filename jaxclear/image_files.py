@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["open_image", "read_image"]
+__all__ = ["eight_bits", "open_image", "read_image"]
 
 
 def open_image(file: str) -> "Image.Image":
@@ -36,6 +36,19 @@ def open_image(file: str) -> "Image.Image":
         raise ValueError(
             f"{file}: expected an image that Pillow reads, got another or a damaged file ({reason})"
         ) from error
+
+
+def eight_bits(picture: "Image.Image") -> UInt8[np.ndarray, "H W C"]:
+    """Returns a Pillow image as numbers, C 1 or 3; palettes and bits become RGB and grey.
+
+    Raises:
+        ValueError: more than eight bits a channel.
+    """
+    if picture.mode.startswith("I") or picture.mode == "F":
+        raise ValueError(f"expected 8 bits a channel, got an image of mode {picture.mode}; scale it to 8 bits")
+    grey = picture.mode in ("1", "L", "LA")
+    array = np.asarray(picture if picture.mode in ("L", "RGB") else picture.convert("L" if grey else "RGB"))
+    return array[..., None] if grey else array
 
 
 def read_image(file: str, channels: int, input_shape: tuple[int, int, int] | None = None) -> Float[np.ndarray, "H W C"]:

@@ -8,13 +8,21 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import jax
 
-__all__ = ["cores", "mapped", "pool"]
+__all__ = ["TransientError", "cores", "mapped", "pool"]
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class TransientError(OSError):
+    """What may well succeed when the same is started again: a process was killed, a disk full, a device failed."""
+
+    exit_code = 75
+    """Of a command, as sysexits.h has it."""
 
 
 def cores() -> int:
@@ -32,12 +40,20 @@ def pool(
         number: how many.
         prepare: called in each before its first work, with the arguments.
         arguments: sent once a process.
+
+    Raises:
+        TransientError: a process ended by itself.
     """
     # A forked process would inherit the locks of JAX's threads.
     context = multiprocessing.get_context("spawn")
     executor = _Pool(number, context, _begin, (prepare, arguments))
     try:
         yield executor
+    except BrokenProcessPool as error:
+        raise TransientError(
+            "a worker process ended by itself: killed for its memory, or crashed by what it was given; start again "
+            "with fewer workers, or with none to see the crash in this process"
+        ) from error
     finally:
         executor.shutdown(cancel_futures=True)
 

@@ -217,8 +217,17 @@ def test_mistakes_in_the_call(capsys, here, arguments, words):
 
 def test_a_reader_that_dies_ends_the_run_in_one_line(capsys, here):
     code, _, err = run(capsys, "explain-dataset", "squares_of_hers:deadly", "store", *CALL[3:])
-    assert code == 2
-    assert "a process that reads items ended by itself" in err.splitlines()[-1]
+    assert code == 75
+    assert "a worker process ended by itself" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("error", [OSError("no space left on device"), jax.errors.JaxRuntimeError("ECC error")])
+def test_what_may_succeed_another_time_has_a_code_of_its_own(capsys, here, monkeypatch, error):
+    place = "store.Store.write" if isinstance(error, OSError) else "program.Running.results"
+    monkeypatch.setattr(f"jaxclear.dataset.{place}", lambda *_: (_ for _ in ()).throw(error))
+    code, _, err = run(capsys, *CALL)
+    assert code == 75
+    assert str(error) in err.splitlines()[-1]
 
 
 def test_mistakes_in_code_have_a_code_of_their_own(capsys, here):

@@ -25,7 +25,7 @@ from jaxclear.crystals.orient import FoundOrientation, OrientedCluster, orient
 from jaxclear.crystals.recover import Recovered
 from jaxclear.crystals.structures import Crystal, read, to_ase
 from jaxclear.crystals.symmetry import CLASS_NAMES, class_of_space_group
-from jaxclear.rules import Rule
+from jaxclear.rules import Rule, resolve
 from jaxclear.worker_processes import mapped
 
 if TYPE_CHECKING:
@@ -188,6 +188,9 @@ def classify_oriented(
     """
     import jaxclear
 
+    resolve(rule)
+    if not pieces:
+        raise ValueError("expected at least one structure, got none")
     model = shipped_model() if model is None else model
     started = time.perf_counter()
     if maps:

@@ -227,8 +227,8 @@ def one_structure(source: Any, *, index: int | str = ":") -> Crystal:
 def write(path: str | os.PathLike[str], structure: Any, found: RegionMap, *, index: int | str = ":") -> None:
     """Writes a structure as extended xyz with the class and the confidence of each atom.
 
-    The columns are `crystal_class` (a number, -1 for none), and `confidence`; the comment line has the names. Numbers
-    of its own that ASE finds in a file, or an ``ase.Atoms`` has, stay.
+    The columns are `crystal_class` (a number, -1 for none), and `confidence`; the comment line has the names. What
+    ASE finds in ``arrays`` and ``info`` of a file, or an ``ase.Atoms`` has in them, stays.
 
     Args:
         path: the file; replaced if it is there.

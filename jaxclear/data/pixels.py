@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxclear.image_files import eight_bits
+
 __all__ = ["DataError", "pixels"]
 
 
@@ -22,12 +24,11 @@ def pixels(image: Any, what: str) -> UInt8[np.ndarray, "H W C"]:
     Raises:
         DataError: another type of pixel, or another shape.
     """
-    mode = getattr(image, "mode", None)
-    if mode is not None and callable(getattr(image, "convert", None)):
-        if mode.startswith("I") or mode == "F":
-            raise DataError(f"{what}: expected 8 bits a channel, got an image of mode {mode}; scale it to 8 bits")
-        grey = mode in ("1", "L", "LA")
-        image = image if mode in ("L", "RGB") else image.convert("L" if grey else "RGB")
+    if hasattr(image, "getbands"):  # an image of Pillow
+        try:
+            image = eight_bits(image)
+        except ValueError as error:
+            raise DataError(f"{what}: {error}") from error
     array = np.asarray(image)
     if array.dtype != np.uint8:
         raise DataError(f"{what}: expected uint8, got {array.dtype}; scale it to 0 … 255")

@@ -19,7 +19,7 @@ from jaxclear.inputs import as_floats
 
 __all__ = ["Field", "check_extras", "encoded", "fields_of", "masked", "no_class", "one_item"]
 
-RESERVED = ("commits", "failure", "finite", "item_id", "label", "valid")
+RESERVED = ("commits", "failure", "finite", "item_id", "label", "valid", "zarr.json")
 """What no result can be called: a store has these itself."""
 _NAME = re.compile(r"\w[\w.-]*")
 

@@ -9,7 +9,6 @@ import contextlib
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -99,8 +98,8 @@ def _part(owner: UnitItems, group: list[tuple[int, Any]], batch: int) -> Part:
 class Groups:
     """Parts of one shape that are worked on together, one a device.
 
-    A part waits until its group is full, at most to the end of the next unit. Shapes that alternate do not leave
-    devices without work.
+    A part waits until its group is full, or until a unit ends that had none of its shape. So shapes that alternate do
+    not leave devices without work, and a rare one does not keep its unit open for long.
     """
 
     def __init__(self, devices: int) -> None:
@@ -116,7 +115,7 @@ class Groups:
 
     def end(self, owner: UnitItems) -> list[list[Part]]:
         """Takes note that a unit has no more parts; returns the groups that are to start."""
-        late = [kind for kind, group in self._waiting.items() if group[0].owner is not owner]
+        late = [kind for kind, group in self._waiting.items() if group[-1].owner is not owner]
         return [self._waiting.pop(kind) for kind in late]
 
     def rest(self) -> list[list[Part]]:
@@ -167,14 +166,7 @@ def _ahead(
                 waiting.append(executor.submit(_read_chunk, source, chunk))
             if not waiting:
                 return
-            try:
-                found = waiting.popleft().result()
-            except BrokenProcessPool as error:
-                raise OSError(
-                    "a process that reads items ended by itself: killed for its memory, or crashed by an item; start "
-                    "again with fewer workers, or with workers=0 to see the crash in this process"
-                ) from error
-            yield from found
+            yield from waiting.popleft().result()
     finally:
         for future in waiting:
             future.cancel()

@@ -20,8 +20,8 @@ _SHARE = 0.8
 """Of a device's free memory that a batch may take: two are in flight, and results of the last one wait."""
 
 _UNITS_WAITING = 6
-"""Units whose results are on the host at once, at most: being filled (three), waiting for the writer (two), being
-written.
+"""Units whose results are on the host at once: being filled (three, or more where a unit has fewer parts than there are
+devices), waiting for the writer (two), being written.
 """
 
 

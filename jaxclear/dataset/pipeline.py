@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxclear.dataset.encoding import Field, masked
@@ -16,6 +17,7 @@ from jaxclear.dataset.program import Program, Running, Tell
 from jaxclear.dataset.sources import Failure, Item, Source, signature
 from jaxclear.dataset.store import Store, UnitRows
 from jaxclear.dataset.units import unit_range
+from jaxclear.worker_processes import TransientError
 
 __all__ = ["ItemError", "Pipeline", "Totals"]
 
@@ -118,7 +120,7 @@ class Pipeline:
 
         Raises:
             ItemError: with `fail_fast`, for the first item that cannot be used.
-            OSError: a unit could not be written.
+            TransientError: a unit could not be written, a reader was killed, a device failed.
         """
         self._started = time.perf_counter()
         threads = [
@@ -133,10 +135,14 @@ class Pipeline:
             threads[1].join()
         except _Stopped:
             pass
+        except jax.errors.JaxRuntimeError as error:
+            raise TransientError(f"a device failed: {error}") from error
         finally:
             self._stop.set()
             for thread in threads:
                 thread.join()
+        if isinstance(self._error, OSError):
+            raise TransientError(str(self._error)) from self._error
         if self._error is not None:
             raise self._error
         seconds = time.perf_counter() - self._started

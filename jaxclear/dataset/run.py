@@ -118,7 +118,8 @@ def explain_dataset(
         StoreError: `out` is a store of another model, rule, source or version; or no store and not empty.
         ItemError: with `fail_fast`.
         ValueError: an argument that is not as described, before anything is compiled.
-        OSError: the store cannot be written, for example because the disk is full.
+        OSError: the store cannot be written, for example because the disk is full; during the work a
+            `jaxclear.worker_processes.TransientError`, also for a reader that was killed and a device that failed.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np, tempfile, jaxclear

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from jaxclear.file_tree import FileTree
+from jaxclear.image_files import eight_bits
 
 __all__ = ["ArraySource", "Failure", "ImageFiles", "Item", "Source", "identity", "read", "signature", "source_of"]
 
@@ -125,9 +126,7 @@ def _as_item(raw: Any, name: str) -> Item:
 def _host_array(leaf: Any) -> np.ndarray:
     """The leaf on the host, in the type that JAX has for it: float32 for float64 unless 64 bits are enabled."""
     if hasattr(leaf, "getbands"):  # an image of Pillow, as data sets of Hugging Face give them
-        grey, plain = leaf.mode in ("1", "L"), leaf.mode in ("L", "RGB")
-        array = np.asarray(leaf if plain else leaf.convert("L" if grey else "RGB"))
-        return array[..., None] if grey else array
+        return eight_bits(leaf)
     array = np.asarray(leaf)
     return (
         array if array.dtype.kind not in "fiu" else array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)

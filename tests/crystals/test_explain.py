@@ -212,6 +212,8 @@ def test_answers_without_maps_and_by_several_processes_are_the_same():
             assert one.outside_score == pytest.approx(other.outside_score, abs=1e-5)
     with pytest.raises(ValueError, match="workers of at least 0, got -1"):
         crystals.classify(structures, workers=-1)
+    with pytest.raises(ValueError, match="expected rule"):
+        crystals.classify(structures, maps=False, rule="nonsense")
 
 
 def test_large_clusters_are_pointed_out(small):

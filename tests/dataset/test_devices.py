@@ -94,20 +94,32 @@ def test_items_of_several_shapes_give_the_same_bytes_on_one_and_many_devices(tmp
     devices=st.integers(1, 5),
     units=st.lists(st.lists(st.integers(1, 3), max_size=12), max_size=6),
 )
-def test_groups_hold_every_part_once_and_none_waits_longer_than_a_unit(devices, units):
+def test_groups_hold_every_part_once_and_wait_only_while_units_add_to_them(devices, units):
     groups, started = Groups(devices), []
     for number, sizes in enumerate(units):
         owner = UnitItems(unit=number, count=len(sizes))
         found = [Part(owner, [row], np.zeros((1, size))) for row, size in enumerate(sizes)]
         full = [group for part in found for group in groups.add(part)]
         assert all(len(group) == devices for group in full)
-        started += full + groups.end(owner)
-        there = [(part.owner.unit, part.rows[0]) for group in started for part in group]
-        assert all((k, row) in there for k, rows in enumerate(units[:number]) for row in range(len(rows)))
+        late = groups.end(owner)
+        assert not {part.value.shape[1] for group in late for part in group} & set(sizes)
+        started += full + late
+        assert {group[0].value.shape[1] for group in groups.rest()} <= set(sizes)
     started += groups.rest()
     there = [(part.owner.unit, part.rows[0]) for group in started for part in group]
     assert sorted(there) == [(k, row) for k, sizes in enumerate(units) for row in range(len(sizes))]
     assert all(len({part.value.shape for part in group}) == 1 and len(group) <= devices for group in started)
+
+
+@pytest.mark.parametrize(("parts_a_unit", "launches"), [(1, 4), (2, 8), (3, 12)])
+def test_parts_of_one_shape_fill_all_devices_however_small_a_unit_is(parts_a_unit, launches):
+    groups, started = Groups(8), []
+    for number in range(32):
+        owner = UnitItems(unit=number, count=parts_a_unit)
+        for row in range(parts_a_unit):
+            started += groups.add(Part(owner, [row], np.zeros((1, 2))))
+        started += groups.end(owner)
+    assert [len(group) for group in started + groups.rest()] == [8] * launches
 
 
 def test_nothing_is_communicated():

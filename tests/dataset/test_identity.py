@@ -12,7 +12,7 @@ from PIL import Image
 from jaxclear import file_tree
 from jaxclear.dataset import ImageFiles, StoreError, StructureFiles, explain_dataset, open_store
 from jaxclear.dataset.program import describe
-from jaxclear.dataset.sources import identity, source_of
+from jaxclear.dataset.sources import identity, read, source_of
 from jaxclear.file_tree import FileTree, content_digest
 from tests.dataset.common import Images, image, run
 
@@ -154,10 +154,12 @@ class Broken(Images):
 
 def test_images_of_pillow_get_their_axis_of_channels(tmp_path):
     grey = np.arange(36, dtype=np.uint8).reshape(6, 6)
-    modes = {"L": 1, "1": 1, "RGB": 3, "P": 3, "CMYK": 3}
+    modes = {"L": 1, "1": 1, "LA": 1, "RGB": 3, "P": 3, "CMYK": 3}
     for mode, channels in modes.items():
         pillow = Image.fromarray(grey).convert(mode)
         means = lambda variables, batch: {"mean": batch.mean((1, 2))}
         explain_dataset(means, {}, [{"image": pillow, "label": 1}], tmp_path / mode, log=lambda event: None)
         assert open_store(tmp_path / mode)["mean"].shape == (1, channels)
     np.testing.assert_allclose(open_store(tmp_path / "L")["mean"][:], [[grey.mean() / 255]], rtol=1e-5)
+    for deep in (Image.fromarray(60_000 * grey.astype(np.uint16) // 35), Image.fromarray(grey.astype(np.float32) / 35)):
+        assert "8 bits a channel" in read([{"image": deep, "label": 1}], 0).reason

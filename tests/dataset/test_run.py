@@ -298,6 +298,7 @@ def test_pmap_takes_the_same_function(tmp_path):
         (lambda weights, batch: {}, "that returns arrays"),
         (lambda weights, batch: {"../../evil": batch}, r"got '\.\./\.\./evil'"),
         (lambda weights, batch: {"commits": batch}, "got 'commits'"),
+        (lambda weights, batch: {"zarr.json": batch}, r"got 'zarr\.json'"),
     ],
 )
 def test_results_that_are_no_rows_are_refused_before_anything_is_made(tmp_path, explain, words):

@@ -1,5 +1,6 @@
 """Sources of files and arrays, readers at work at once, and the data sets of others."""
 
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -18,6 +19,7 @@ from PIL import Image
 from jaxclear.dataset import ArraySource, ImageFiles, open_store
 from jaxclear.dataset.loading import items
 from jaxclear.dataset.sources import Failure, Item, identity, read
+from jaxclear.worker_processes import TransientError
 from tests.dataset.common import SIZE, Images, files, image, run
 
 
@@ -212,3 +214,22 @@ def test_one_file_and_a_damaged_archive(tmp_path):
     source = ImageFiles(tmp_path / "x.zip")
     assert isinstance(read(source, 0), Failure)
     assert isinstance(read(source, 1), Item)
+
+
+class Deadly(Images):
+    reading = "processes"
+
+    def __getitem__(self, index):
+        if index == 100 and multiprocessing.parent_process() is not None:
+            os._exit(9)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.02])
+def test_a_killed_reader_is_told_however_slow_its_items_are_taken(pause):
+    with (
+        pytest.raises(TransientError, match="a worker process ended by itself"),
+        items(Deadly(400), range(400), 2) as all_,
+    ):
+        for _ in all_:
+            time.sleep(pause)
