@@ -2,11 +2,10 @@
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.records import ship
+from experiments.records import one_line, ship
 from jaxclear import models
 
 
@@ -42,11 +41,9 @@ def command(
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("workdir") / name)
     parser.add_argument("--ship", action="store_true", help="write results and pictures into the checkout")
     options = parser.parse_args(arguments)
-    try:
+    with one_line(name):
         networks = networks_of(options.weights)
-    except ValueError as error:
-        sys.exit(f"{name}: error: {error}")
-    results = run(networks, options.workdir)
+        results = run(networks, options.workdir)
     if options.ship:
         ship(options.workdir, f"{name}.json", [picture.format(network) for network in networks for picture in pictures])
     return results

@@ -43,10 +43,8 @@ def command(
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("workdir") / name)
     parser.add_argument("--ship", action="store_true", help="write what was made into the checkout")
     options = parser.parse_args(arguments)
-    try:
+    with one_line(name):
         results = run(options.source, options.workdir)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{name}: error: {error}")
     if options.ship:
         for made, place in ship.items():
             place.write_bytes((options.workdir / made).read_bytes())

@@ -43,7 +43,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from experiments.crystal_study import Labelled, ball, labelled, roles
-from experiments.records import provenance, wilson
+from experiments.records import one_line, provenance, wilson
 from experiments.train_crystals import NearestNeighbour
 from jaxclear import models
 from jaxclear.crystals import datasets, defects
@@ -345,11 +345,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--leave-out", nargs="*", default=(), metavar="COLUMN", help="columns not to compute, by name")
     parser.add_argument("--record", action="store_true", help="write the results into the checkout")
     options = parser.parse_args(arguments)
-    try:
+    with one_line("table_3_2"):
         chosen = {"columns": _kept(options.leave_out), "finders": options.finders, "matid": options.matid}
         run(Config(source=options.source, **chosen), options.workdir)
-    except ValueError as error:
-        sys.exit(f"table_3_2: error: {error}")
     if options.record:
         RESULTS.write_bytes((options.workdir / RESULTS.name).read_bytes())
 

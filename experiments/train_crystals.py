@@ -23,14 +23,13 @@ import dataclasses
 import functools
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.records import provenance, say_to
+from experiments.records import one_line, provenance, say_to
 from jaxclear import models, training
 from jaxclear.crystals import datasets, defects
 from jaxclear.crystals.cells import clusters_of
@@ -212,11 +211,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", choices=tuple(RECIPES), default="decayed")
     parser.add_argument("--ship", action="store_true", help="write weights and results into the checkout")
     options = parser.parse_args(arguments)
-    try:
+    with one_line("train_crystals"):
         recipe = dataclasses.replace(RECIPES[options.recipe], seed=options.seed)
         results = run(Config(source=options.source, optimisation=recipe, split_seed=options.seed), options.workdir)
-    except ValueError as error:
-        sys.exit(f"train_crystals: error: {error}")
     if options.ship:
         for made, place in (
             (options.workdir / "crystal.safetensors", PACKAGE_WEIGHTS),

@@ -154,6 +154,8 @@ def test_the_table_runs_and_keeps_its_columns(solids, tmp_path):
 
 
 @pytest.mark.parametrize("module", [train_length_scale, train_crystals_damaged, calibrate_crystals, table_3_2])
-def test_a_source_that_is_not_there(module, tmp_path):
-    with pytest.raises(SystemExit, match="error: expected a folder"):
+def test_a_source_that_is_not_there(module, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
         module.main([str(tmp_path / "none"), "--workdir", str(tmp_path / "work")])
+    assert ended.value.code == 2
+    assert "error: expected a folder" in capsys.readouterr().err

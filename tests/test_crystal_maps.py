@@ -50,6 +50,8 @@ def test_pictures_are_legible(maps):
     assert "111" in words_of(gallery)
 
 
-def test_weights_that_are_not_there(maps, tmp_path):
-    with pytest.raises(SystemExit, match="crystal_maps: error: expected a weights file"):
+def test_weights_that_are_not_there(maps, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
         maps.main(["--weights", str(tmp_path / "none"), "--workdir", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "crystal_maps: error: expected a weights file" in capsys.readouterr().err

@@ -66,9 +66,11 @@ def test_windows_and_crossings_are_read_off_the_curve(paths):
     assert found == {"bcc_above_half_until": pytest.approx(0.667), "sc_above_half_from": pytest.approx(0.667)}
 
 
-def test_weights_that_are_not_there(paths, tmp_path):
-    with pytest.raises(SystemExit, match="crystal_paths: error: expected a weights file"):
+def test_weights_that_are_not_there(paths, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
         paths.main(["--weights", str(tmp_path / "none"), "--workdir", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "crystal_paths: error: expected a weights file" in capsys.readouterr().err
 
 
 def test_a_network_that_is_there_twice_is_taken_once(paths):

@@ -28,9 +28,11 @@ def test_smoke(experiment, tmp_path):
     assert {"commit", "device", "versions", "seconds"} <= set(results)
 
 
-def test_a_source_that_is_not_there(experiment, tmp_path):
-    with pytest.raises(SystemExit, match="recover_lattice: error: expected a folder"):
+def test_a_source_that_is_not_there(experiment, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
         experiment.main([str(tmp_path / "none"), "--workdir", str(tmp_path / "work")])
+    assert ended.value.code == 2
+    assert "recover_lattice: error: expected a folder" in capsys.readouterr().err
 
 
 def test_wilson(experiment):

@@ -44,6 +44,8 @@ def test_smoke(experiment, solids, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, variables, trained.variables)
 
 
-def test_a_source_that_is_not_there(experiment, tmp_path):
-    with pytest.raises(SystemExit, match="train_crystals: error: expected a folder"):
+def test_a_source_that_is_not_there(experiment, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
         experiment.main([str(tmp_path / "none"), "--workdir", str(tmp_path / "work")])
+    assert ended.value.code == 2
+    assert "train_crystals: error: expected a folder" in capsys.readouterr().err
