@@ -254,7 +254,8 @@ def _supercell(cell: Crystal, sites: tuple[int, int], rng: np.random.Generator) 
     while True:
         matrix = rng.integers(-5, 6, (3, 3))
         copies = abs(round(np.linalg.det(matrix)))
-        if sites[0] <= copies * count <= sites[1] and 0.8 * wanted <= copies <= 1.25 * wanted:
+        near = 0.8 * wanted <= copies <= 1.25 * wanted or copies == max(1, round(wanted))
+        if sites[0] <= copies * count <= sites[1] and near:
             return supercell(cell, matrix)
 
 

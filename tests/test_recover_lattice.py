@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
+from jaxclear.crystals import Crystal
+
 
 @pytest.fixture
 def experiment(monkeypatch):
@@ -51,3 +53,13 @@ def test_supercell(experiment):
     assert space_group(made) == 227
     with pytest.raises(ValueError, match="expected a matrix"):
         experiment.supercell(cell, np.zeros((3, 3), int))
+
+
+@pytest.mark.parametrize("count", [1, 30, 128, 190, 300])
+def test_supercells_of_cells_of_any_size(experiment, count):
+    crystal = Crystal(
+        np.diag([7.0, 8.0, 9.0]), np.zeros((count, 3)), np.full(count, 29, np.int32), np.ones(count), np.ones(3, bool)
+    )
+    for seed in range(3):
+        made = len(experiment._supercell(crystal, (60, 400), np.random.default_rng(seed)).numbers)
+        assert made == count if count > 200 else 60 <= made <= 400
