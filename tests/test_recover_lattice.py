@@ -58,7 +58,12 @@ def test_supercell(experiment):
 @pytest.mark.parametrize("count", [1, 30, 128, 190, 300])
 def test_supercells_of_cells_of_any_size(experiment, count):
     crystal = Crystal(
-        np.diag([7.0, 8.0, 9.0]), np.zeros((count, 3)), np.full(count, 29, np.int32), np.ones(count), np.ones(3, bool)
+        np.diag([7.0, 8.0, 9.0]),
+        np.zeros((count, 3)),
+        np.full(count, 29, np.int32),
+        np.ones(count),
+        np.ones(3, bool),
+        "cell",
     )
     for seed in range(3):
         made = len(experiment._supercell(crystal, (60, 400), np.random.default_rng(seed)).numbers)
