@@ -35,7 +35,7 @@ import jaxclear
 from experiments import mapping, medical, phantoms_limbs
 from experiments.anatomy_augment import Augment
 from experiments.anatomy_figures import Example, ablation_figure, focus_figure, maps_figure
-from experiments.records import provenance, say_to, trained, wilson
+from experiments.records import interval_percent, provenance, say_to, trained
 from jaxclear import models, plot, training
 from jaxclear.attention import focus_area
 from jaxclear.data import gather, holdout
@@ -264,7 +264,7 @@ def _figures(config: Config, study: Study, found: Trained, explained: Images) ->
     right = int(np.trace(found.evaluation.confusion))
     figures: dict[str, Any] = {
         "accuracy_percent": round(100 * found.evaluation.accuracy, 2),
-        "interval_95": [round(100 * bound, 2) for bound in wilson(right, int(found.evaluation.confusion.sum()))],
+        "interval_95": interval_percent(right, int(found.evaluation.confusion.sum())),
         "published_percent": study.published if config.source else None,
         "confusion": found.evaluation.confusion.tolist(),
         "ablation": _ablation(config, found, explained),

@@ -245,16 +245,25 @@ def damaged_examples(
     return damaged_batches(pieces, known_species(study), damage=damage, seed=seed), study.dataset.labels[drawn]
 
 
-_CORNERS = ((0.0, 0.0, 0.0), (0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (0.5, 0.5, 0.0))
-COMPOUNDS = {
-    "rocksalt": (0.5, ((0, 0, 0),), ((0.5, 0.5, 0.5),)),
-    "CsCl": (3**0.5 / 2, None, ((0.5, 0.5, 0.5),)),
-    "zincblende": (3**0.5 / 4, ((0, 0, 0),), ((0.25, 0.25, 0.25),)),
-    "L1_2": (0.5**0.5, None, _CORNERS[1:]),
-    "D0_3": (3**0.5 / 4, ((0, 0, 0),), ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), (0.75, 0.75, 0.75))),
+_Sites = tuple[tuple[float, float, float], ...]
+_ORIGIN: _Sites = ((0.0, 0.0, 0.0),)
+_FACES: _Sites = ((0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (0.5, 0.5, 0.0))
+
+
+def _face_centred(*shifts: float) -> _Sites:
+    """The sites of face-centred lattices, each moved by so much along the diagonal of the cubic cell."""
+    return tuple((x + shift, y + shift, z + shift) for shift in shifts for x, y, z in _ORIGIN + _FACES)
+
+
+COMPOUNDS: dict[str, tuple[float, _Sites, _Sites]] = {
+    "rocksalt": (0.5, _face_centred(0.0), _face_centred(0.5)),
+    "CsCl": (3**0.5 / 2, _ORIGIN, ((0.5, 0.5, 0.5),)),
+    "zincblende": (3**0.5 / 4, _face_centred(0.0), _face_centred(0.25)),
+    "L1_2": (0.5**0.5, _ORIGIN, _FACES),
+    "D0_3": (3**0.5 / 4, _face_centred(0.0), _face_centred(0.5, 0.25, 0.75)),
 }
 """Ordered compounds whose atoms sit on the lattice of a class: the nearest-neighbour distance in units of the cubic
-cell's edge, and the sites of both elements, each with the face centres or, where the first are None, without."""
+cell's edge, and the sites of both elements in it."""
 
 
 def ordered_compounds(elements: Int[np.ndarray, " choices"], count: int, *, seed: int) -> list[Crystal]:
@@ -272,15 +281,11 @@ def ordered_compounds(elements: Int[np.ndarray, " choices"], count: int, *, seed
     for number in range(count):
         name = tuple(COMPOUNDS)[number % len(COMPOUNDS)]
         distance, first, second = COMPOUNDS[name]
-        centres = np.array(_CORNERS if first is not None else [(0.0, 0.0, 0.0)])
-        sites = [(np.array(shifts)[:, None] + centres).reshape(-1, 3) % 1 for shifts in (first or ((0, 0, 0),), second)]
         pair = rng.choice(elements, 2, replace=False)
         edge = float(covalent_radii[pair].sum()) / distance
-        numbers = np.repeat(pair, [len(part) for part in sites]).astype(np.int32)
-        crystal = Crystal(
-            edge * np.eye(3), edge * np.concatenate(sites), numbers, np.ones(len(numbers)), np.ones(3, bool), name
-        )
-        found.append(crystal)
+        positions = edge * (np.array(first + second) % 1)
+        numbers = np.repeat(pair, [len(first), len(second)]).astype(np.int32)
+        found.append(Crystal(edge * np.eye(3), positions, numbers, np.ones(len(numbers)), np.ones(3, bool), name))
     return found
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from experiments.medical import mirrored
 from experiments.phantoms_lung import NodulePhantoms
+from experiments.records import write_whole
 from jaxclear import models, training
 from jaxclear.augment import RandomAffine
 from jaxclear.data import gather
@@ -265,9 +266,7 @@ def cross_validate(
             entry = {"run": run, "counts": counts, "history": [record._asdict() for record in fitted.history]}
             for name, variables in (("probabilities", final), ("as_trained", fitted.variables)):
                 entry[name] = training.predict(module.apply, variables, slices.images[rows])[:, 1].tolist()
-            partial = file.with_suffix(".part")  # a kill while writing must not leave half a fold
-            partial.write_text(json.dumps(entry))
-            partial.replace(file)
+            write_whole(file, json.dumps(entry))
         entry = json.loads(file.read_text())
         if entry["run"] != json.loads(json.dumps(run)):
             raise ValueError(

@@ -87,6 +87,18 @@ def wilson(correct: int, count: int, *, z: float = 1.959964) -> tuple[float, flo
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
+def interval_percent(correct: int, count: int, *, digits: int = 2) -> list[float]:
+    """The 95 % interval of a share, in percent, as results keep it; arguments as those of :func:`wilson`."""
+    return [round(100 * bound, digits) for bound in wilson(correct, count)]
+
+
+def write_whole(file: pathlib.Path, text: str) -> None:
+    """Writes a file so that a kill leaves the old one or the new one, and never half."""
+    partial = file.with_suffix(".part")
+    partial.write_text(text)
+    partial.replace(file)
+
+
 def provenance() -> dict[str, Any]:
     """Returns the commit (and whether the checkout differed from it), the device and the versions behind a run."""
     folder = pathlib.Path(__file__).parent

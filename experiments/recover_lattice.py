@@ -28,10 +28,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.crystal_study import TEST_ELEMENTS, ball, halves_of_strangers
-from experiments.records import command, provenance, say_to, wilson
+from experiments.records import command, interval_percent, provenance, say_to
 from jaxclear.crystals import datasets, defects
 from jaxclear.crystals.cells import cluster, nearest_neighbour_distance, standard_cell, symmetry_dataset
-from jaxclear.crystals.explain import judge_clusters, shipped_model, verdicts
+from jaxclear.crystals.explain import judge_oriented, shipped_model, verdicts
 from jaxclear.crystals.orient import OrientedCluster, orient
 from jaxclear.crystals.structures import Crystal
 from jaxclear.crystals.symmetry import CLASS_NAMES, class_of_space_group
@@ -199,14 +199,12 @@ def _strangers(crystals: Sequence[Crystal], damage: Damage, config: Config, numb
 
 def _judged(pieces: Sequence[OrientedCluster]) -> tuple[Int[np.ndarray, " n"], Any]:
     """The network's class of each piece, and the verdict."""
-    clusters, lengths = [piece.cluster for piece in pieces], [piece.d_nn for piece in pieces]
-    probabilities, scores = judge_clusters(clusters, d_nn=lengths)
+    probabilities, scores = judge_oriented(pieces)
     return probabilities.argmax(axis=1), np.array(verdicts(pieces, scores, model=shipped_model()))
 
 
 def _share(name: str, right: int, count: int) -> dict[str, Any]:
-    interval = [round(100 * bound, 2) for bound in wilson(right, count)]
-    return {name: round(100 * right / count, 2), "interval_95": interval}
+    return {name: round(100 * right / count, 2), "interval_95": interval_percent(right, count)}
 
 
 def primitive(crystal: Crystal) -> Crystal:

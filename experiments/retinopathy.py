@@ -36,7 +36,7 @@ from scipy.ndimage import binary_dilation
 
 import jaxclear
 from experiments import mapping, medical, phantoms_fundus
-from experiments.records import provenance, say_to, trained, wilson
+from experiments.records import interval_percent, provenance, say_to, trained
 from experiments.retinopathy_figure import Reading, gallery
 from jaxclear import models, plot, training
 from jaxclear.attention import attentive_regions
@@ -211,7 +211,7 @@ def _figures(found: training.Evaluation, grades: Int[np.ndarray, " N"]) -> dict[
     kappa = quadratic_kappa(found.confusion)
     return {
         "accuracy_percent": round(100 * found.accuracy, 2),
-        "interval_95": [round(100 * bound, 2) for bound in wilson(right, len(grades))],
+        "interval_95": interval_percent(right, len(grades)),
         "commonest_grade_percent": round(100 * float(np.bincount(grades).max()) / len(grades), 2),
         "quadratic_kappa": round(kappa, 4) if np.isfinite(kappa) else None,
         "confusion": found.confusion.tolist(),

@@ -43,7 +43,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from experiments.crystal_study import Labelled, ball, labelled, roles
-from experiments.records import one_line, provenance, wilson
+from experiments.records import interval_percent, one_line, provenance, write_whole
 from experiments.train_crystals import NearestNeighbour
 from jaxclear import models
 from jaxclear.crystals import datasets, defects
@@ -168,9 +168,7 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
                 started = time.perf_counter()
                 found = _column(study, parts.test, column, contenders, config)
                 found |= {"seconds": round(time.perf_counter() - started, 1), "commit": made_by["commit"]}
-                part = kept.with_suffix(".part")
-                part.write_text(json.dumps(found))
-                part.replace(kept)
+                write_whole(kept, json.dumps(found))
             figures[column.name] = {"published": column.published, **json.loads(kept.read_text())}
             print(_line(column.name, figures[column.name]), file=sys.stderr, flush=True)
     results = {
@@ -213,8 +211,7 @@ def _key(config: Config, study: Labelled, contenders: Contenders, made_by: dict[
         name: value for name, value in dataclasses.asdict(config).items() if name not in ("columns", "processes")
     }
     networks = {name: model.metadata["sha256"] for name, model in contenders.networks.items()}
-    cells = [[values.tolist() for values in (crystal.numbers, crystal.positions)] for crystal in study.clusters]
-    told = json.dumps([choices, networks, made_by["versions"], cells], sort_keys=True)
+    told = json.dumps([choices, networks, made_by["versions"], datasets.digest_of(study.clusters)], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
@@ -313,8 +310,8 @@ def share(correct: int, count: int) -> dict[str, Any]:
     """A share in percent with its interval; None of nothing."""
     if count == 0:
         return {"percent": None, "interval": None, "correct": 0, "count": 0}
-    interval = [round(100 * bound, 2) for bound in wilson(correct, count)]
-    return {"percent": round(100 * correct / count, 2), "interval": interval, "correct": correct, "count": count}
+    percent, interval = round(100 * correct / count, 2), interval_percent(correct, count)
+    return {"percent": percent, "interval": interval, "correct": correct, "count": count}
 
 
 def _line(name: str, column: dict[str, Any]) -> str:

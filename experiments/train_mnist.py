@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.records import one_line, provenance, ship, trained, wilson
+from experiments.records import interval_percent, one_line, provenance, ship, trained, write_whole
 from jaxclear import data, models, training
 from jaxclear.augment import RandomAffine
 from jaxclear.models import weights
@@ -169,7 +169,7 @@ def _seed(
     results = {
         "seed": seed,
         "accuracy_percent": accuracy,
-        "interval_95": [round(100 * bound, 3) for bound in wilson(right, count)],
+        "interval_95": interval_percent(right, count, digits=3),
         "errors": count - right,
         "loss": round(tested.loss, 5),
         "confusion": tested.confusion.tolist(),
@@ -178,9 +178,7 @@ def _seed(
         "commit": made_by["commit"],
         "weights_sha256": weights.save(kept, fitted.variables, notes),
     }
-    partial = file.with_suffix(".part")  # a kill while writing must not leave half a file
-    partial.write_text(json.dumps({"run": key, "results": results}, indent=1) + "\n")
-    partial.replace(file)
+    write_whole(file, json.dumps({"run": key, "results": results}, indent=1) + "\n")
     if progress:
         print(f"seed {seed}: {accuracy:.2f} % of {count} test images", file=sys.stderr, flush=True)
     return results

@@ -35,7 +35,7 @@ import numpy as np
 
 import jaxclear.data
 from experiments import standin, table_5_3
-from experiments.records import one_line, provenance, ship, trained, wilson
+from experiments.records import interval_percent, one_line, provenance, ship, trained
 from jaxclear import models, training
 from jaxclear.augment import RandomAffine
 from jaxclear.models import weights
@@ -155,7 +155,7 @@ def run(
     )
     tested = training.evaluate(module.apply, fitted.variables, digits.test_images, digits.test_labels)
     right, count = int(tested.confusion.trace()), len(digits.test_labels)
-    interval = [round(100 * bound, 3) for bound in wilson(right, count)]
+    interval = interval_percent(right, count, digits=3)
     results = {
         "experiment": name_of(config),
         "data": "SVHN" if config.source == "svhn" else "stand-in for SVHN: no figure of SVHN",

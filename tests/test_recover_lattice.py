@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
+from experiments.records import wilson
 from jaxclear.crystals import Crystal
 
 
@@ -37,10 +38,10 @@ def test_a_source_that_is_not_there(experiment, tmp_path, capsys):
     assert "recover_lattice: error: expected a folder" in capsys.readouterr().err
 
 
-def test_wilson(experiment):
+def test_wilson():
     # R. G. Newcombe, Stat. Med. 17, 857 (1998), table I, method 3.
-    np.testing.assert_allclose(experiment.wilson(81, 263), (0.2553, 0.3662), atol=1e-4)
-    np.testing.assert_allclose(experiment.wilson(0, 20), (0.0, 0.1611), atol=1e-4)
+    np.testing.assert_allclose(wilson(81, 263), (0.2553, 0.3662), atol=1e-4)
+    np.testing.assert_allclose(wilson(0, 20), (0.0, 0.1611), atol=1e-4)
 
 
 def test_supercell(experiment):

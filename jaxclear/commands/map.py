@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
 
     folder(out)
     name = Path(options.file).stem[-80:]
-    write(out / f"{name}-classes.xyz", options.file, found, index=frame)
+    write(out / f"{name}-classes.xyz", structure, found, source=options.file, index=frame)
     plot.save(crystal_plots.regions_figure(found, structure, axis=options.slice), out / f"{name}-slice.png")
     print(f"\nclass and confidence of each atom: {out / f'{name}-classes.xyz'}")
     print(f"picture: {out / f'{name}-slice.png'}")

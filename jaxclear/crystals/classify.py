@@ -17,7 +17,7 @@ from jaxclear.crystals.explain import (
     CrystalExplanation,
     Verdict,
     explain_oriented,
-    judge_clusters,
+    judge_oriented,
     shipped_model,
     verdicts,
 )
@@ -189,17 +189,14 @@ def classify_oriented(
     import jaxclear
 
     resolve(rule)
-    if not pieces:
-        raise ValueError("expected at least one structure, got none")
     model = shipped_model() if model is None else model
     started = time.perf_counter()
     if maps:
         explanation = explain_oriented(pieces, rule=rule, model=model, progress=progress)
         probabilities, scores = explanation.probabilities, explanation.outside_scores
     else:
-        explanation, lengths = None, [piece.d_nn for piece in pieces]
-        clusters = [piece.cluster for piece in pieces]
-        probabilities, scores = judge_clusters(clusters, d_nn=lengths, model=model, progress=progress)
+        explanation = None
+        probabilities, scores = judge_oriented(pieces, model=model, progress=progress)
     answers = zip(probabilities, scores.tolist(), verdicts(pieces, scores, model=model), strict=True)
     between = time.perf_counter()
     results = tuple(

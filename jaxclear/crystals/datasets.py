@@ -303,6 +303,13 @@ def _key(crystals: Sequence[Crystal]) -> str:
         digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
     for package in ("jax", "spglib"):
         digest.update(metadata.version(package).encode())
+    digest.update(digest_of(crystals).encode())
+    return digest.hexdigest()
+
+
+def digest_of(crystals: Sequence[Crystal]) -> str:
+    """Returns a SHA-256 of structures: their cells, positions, species, occupancies and periods."""
+    digest = hashlib.sha256()
     for crystal in crystals:
         for array in (crystal.cell, crystal.positions, crystal.numbers, crystal.occupancies, crystal.pbc):
             digest.update(np.ascontiguousarray(array).tobytes())

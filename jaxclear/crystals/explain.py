@@ -292,17 +292,16 @@ def verdicts(
         model: the network.
     """
     reference = reference_for(model.metadata.get("sha256"))
-    threshold = None if reference is None else reference.threshold
-    return tuple(
-        "no lattice"
-        if piece.orientation == "not found"
-        else "unknown"
-        if threshold is None
-        else "outside"
-        if score > threshold
-        else "member"
-        for piece, score in zip(pieces, outside_scores.tolist(), strict=True)
-    )
+    both = zip(pieces, outside_scores.tolist(), strict=True)
+    return tuple(_verdict(piece, distance, reference) for piece, distance in both)
+
+
+def _verdict(piece: OrientedCluster, distance: float, reference: Reference | None) -> Verdict:
+    if piece.orientation == "not found":
+        return "no lattice"
+    if reference is None:
+        return "unknown"
+    return "outside" if distance > reference.threshold else "member"
 
 
 class Judgement(NamedTuple):
@@ -345,6 +344,17 @@ def judge_clusters(
     scores, features = run_batched(kernel, clusters, d_nn=lengths, progress=progress)
     probabilities = _probabilities(scores, reference)
     return Judgement(probabilities, scores_of_features(features, reference))
+
+
+def judge_oriented(
+    pieces: Sequence[OrientedCluster],
+    *,
+    model: "LoadedModel | None" = None,
+    progress: Callable[[int], None] | None = None,
+) -> Judgement:
+    """Returns the judgement of what :func:`orient` returns; arguments and errors are those of `judge_clusters`."""
+    clusters, lengths = [piece.cluster for piece in pieces], [piece.d_nn for piece in pieces]
+    return judge_clusters(clusters, d_nn=lengths, model=model, progress=progress)
 
 
 def class_probabilities(

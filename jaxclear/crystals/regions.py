@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxclear.crystals.cells import MAX_ATOMS
-from jaxclear.crystals.explain import judge_clusters, shipped_model
+from jaxclear.crystals.explain import judge_oriented, shipped_model
 from jaxclear.crystals.orient import OrientedCluster
 from jaxclear.crystals.orient import orient as find_axes
 from jaxclear.crystals.outside import reference_for
@@ -195,8 +195,7 @@ def _judged(
         found = [piece for piece in pieces if piece is not None]
         if found:
             rows = chunk[[piece is not None for piece in pieces]]
-            clusters, lengths = [piece.cluster for piece in found], [piece.d_nn for piece in found]
-            probabilities[rows], outside[rows] = judge_clusters(clusters, d_nn=lengths, model=model)
+            probabilities[rows], outside[rows] = judge_oriented(found, model=model)
         if progress is not None:
             progress(start + len(chunk), len(order))
     return probabilities, outside
@@ -224,7 +223,9 @@ def one_structure(source: Any, *, index: int | str = ":") -> Crystal:
     return crystals[0]
 
 
-def write(path: str | os.PathLike[str], structure: Any, found: RegionMap, *, index: int | str = ":") -> None:
+def write(
+    path: str | os.PathLike[str], structure: Any, found: RegionMap, *, source: Any = None, index: int | str = ":"
+) -> None:
     """Writes a structure as extended xyz with the class and the confidence of each atom.
 
     The columns are `crystal_class` (a number, -1 for none), and `confidence`; the comment line has the names. What
@@ -234,6 +235,8 @@ def write(path: str | os.PathLike[str], structure: Any, found: RegionMap, *, ind
         path: the file; replaced if it is there.
         structure: what was mapped, as :func:`~jaxclear.crystals.map_regions` takes it.
         found: its map.
+        source: where the structure came from, if that is not it: the file of a :class:`~jaxclear.crystals.Crystal` that
+            was read before, for what ASE finds in it.
         index: which frame of a file with many.
 
     Raises:
@@ -245,22 +248,22 @@ def write(path: str | os.PathLike[str], structure: Any, found: RegionMap, *, ind
     crystal = one_structure(structure, index=index)
     if len(found.atom_class) != len(crystal.numbers):
         raise RegionError(f"expected a map of {len(crystal.numbers)} atoms, got one of {len(found.atom_class)}")
-    atoms = _with_own_numbers(structure, index, crystal)
+    atoms = _with_own_numbers(structure if source is None else source, index, crystal)
     atoms.set_array("crystal_class", found.atom_class.astype(np.int32))
     atoms.set_array("confidence", found.atom_confidence.astype(np.float64))
     atoms.info["crystal_class_names"] = " ".join(f"{k}={name}" for k, name in enumerate(found.class_names))
     ase.io.write(os.fspath(path), atoms, format="extxyz")
 
 
-def _with_own_numbers(structure: Any, index: int | str, crystal: Crystal) -> "ase.Atoms":
+def _with_own_numbers(source: Any, index: int | str, crystal: Crystal) -> "ase.Atoms":
     """The structure with all that ASE knows of it, where that has the same atoms; else with positions only."""
     import ase
     import ase.io
 
-    found = structure
-    if isinstance(structure, str | os.PathLike):
+    found = source
+    if isinstance(source, str | os.PathLike):
         with contextlib.suppress(Exception):  # what ASE cannot read was read otherwise
-            found = ase.io.read(os.fspath(structure), index=-1 if index == ":" else index)
+            found = ase.io.read(os.fspath(source), index=-1 if index == ":" else index)
     if not isinstance(found, ase.Atoms) or not np.array_equal(found.numbers, crystal.numbers):
         return to_ase(crystal)
     return found.copy() if np.allclose(found.positions, crystal.positions) else to_ase(crystal)

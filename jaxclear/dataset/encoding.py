@@ -70,16 +70,19 @@ def _check_rows(rows: Mapping[str, Array], length: int) -> None:
     if not rows:
         raise ValueError("expected an explanation that returns arrays (B, ...), got none")
     for name, row in rows.items():
-        if name in RESERVED or not _NAME.fullmatch(name):
-            raise ValueError(
-                f"expected results named with letters, digits, '-', '_' and '.', and not as the store's own "
-                f"{', '.join(RESERVED)}, got {name!r}"
-            )
+        _check_name("results", name, RESERVED)
         if not row.shape or row.shape[0] != length:
             raise ValueError(
                 f"expected results (B, ...), one row for each of the {length} items of a batch, got {name!r} of shape "
                 f"{row.shape}; move the items to the first axis"
             )
+
+
+def _check_name(what: str, name: str, taken: Sequence[str]) -> None:
+    if name in taken or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"expected {what} named with letters, digits, '-', '_' and '.', other than {', '.join(taken)}, got {name!r}"
+        )
 
 
 def _named(result: Any, name: str = "") -> dict[str, Array]:
@@ -163,13 +166,8 @@ def check_extras(names: Iterable[str], fields: Sequence[Field]) -> None:
     Raises:
         ValueError: a name that is taken, or that no array can have.
     """
-    taken = {*RESERVED, *(field.name for field in fields)}
     for name in names:
-        if name in taken or not _NAME.fullmatch(name):
-            raise ValueError(
-                f"expected items whose extra numbers are named with letters, digits, '-', '_' and '.', other than "
-                f"{', '.join(sorted(taken))}, got {name!r}"
-            )
+        _check_name("extra numbers of items", name, (*RESERVED, *(field.name for field in fields)))
 
 
 def _dimensions(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:

@@ -84,10 +84,7 @@ class StructureFiles:
         self._tree = FileTree(path)
         self._database = not self._tree.packed and self._tree.path.is_file() and _is_database(self._tree.path)
         self._rows: Any = None
-        self._entries, sizes = self._listed()
-        names = [self.name(k) for k in range(len(self))]
-        self._identity = digests(names=names, sizes=sizes) | {"contents": self._tree.content_digest()}
-        self._identity |= versions_of("ase", "pymatgen", "spglib")
+        self._entries = self._listed()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -120,13 +117,15 @@ class StructureFiles:
 
     def identity(self) -> dict[str, str]:
         """Digests of names, sizes and content of the files, versions of what reads and turns them, the orientation."""
-        return self._identity | {"orientation": f"{self._orientation}, {self._symprec:g} Å"}
+        found = digests(names=[self.name(k) for k in range(len(self))], sizes=self._tree.sizes)
+        settings = {"contents": self._tree.content_digest(), "orientation": f"{self._orientation}, {self._symprec:g} Å"}
+        return found | settings | versions_of("ase", "pymatgen", "spglib")
 
-    def _listed(self) -> tuple[list[_Entry], Sequence[int]]:
-        """All structures, and the sizes of the files."""
+    def _listed(self) -> list[_Entry]:
+        """All structures."""
         names = self._tree.names
         if not self._database:
-            return [entry for name in names for entry in self._frames(name)], self._tree.sizes
+            return [entry for name in names for entry in self._frames(name)]
         from ase.db import connect
 
         try:
@@ -137,7 +136,7 @@ class StructureFiles:
             raise ValueError(
                 f"expected a data base of ASE, got {str(self._tree.path)!r}, which is none or damaged: {error}"
             ) from error
-        return [_Entry(names[0], row) for row in rows], self._tree.sizes
+        return [_Entry(names[0], row) for row in rows]
 
     def _frames(self, name: str) -> list[_Entry]:
         """The structures of a file; one that cannot be read counts as one, which will fail."""
