@@ -299,7 +299,7 @@ def _split(systems: Sequence[frozenset[str]], elements: tuple[str, ...]) -> Spli
 
 def _key(crystals: Sequence[Crystal]) -> str:
     digest = hashlib.sha256()
-    for module in ("batching", "cells", "fingerprint", "form_factors", "structures"):
+    for module in ("batching", "cells", "fingerprint", "form_factors", "settings", "structures"):
         digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
     for package in ("jax", "spglib"):
         digest.update(metadata.version(package).encode())
