@@ -18,6 +18,9 @@ from jaxclear.crystals.average import AverageCell, average_cell, nearest_site
 from jaxclear.crystals.cells import LOWEST_STANDARD_GROUP, cluster
 from jaxclear.crystals.structures import Crystal
 
+BALL_SITES = 160
+"""Sites of the ball that is cut from a larger piece without periods: the network has learnt from balls of 100 to 190,
+and a larger one has sharper peaks than any that it knows."""
 _EDGE = 1e-3
 """An atom so little outside the cluster, in lengths of the standard cell, still belongs to it."""
 
@@ -49,7 +52,7 @@ def recover(crystal: Crystal, *, min_atoms: int = 128, symprec: float = 0.01) ->
     The cluster is the parallelepiped that :func:`~jaxclear.crystals.cluster` cuts from the ideal cell, vacancies
     counted as atoms; where the structure is smaller than that, periodic images fill it. Of a structure that is
     symmetric as given (see :func:`~jaxclear.crystals.average_cell`) it is the cluster of its standard cell. A piece of
-    crystal without periods keeps its shape and its atoms, and is turned.
+    crystal without periods is turned, and of a large one the ball of `BALL_SITES` sites around its centre is kept.
 
     Args:
         crystal: checked.
@@ -62,10 +65,22 @@ def recover(crystal: Crystal, *, min_atoms: int = 128, symprec: float = 0.01) ->
     if np.isinf(average.evidence):
         piece = cluster(average.crystal, min_atoms=min_atoms)
     elif not crystal.pbc.any():
-        piece = crystal._replace(positions=crystal.positions @ average.rotation.T)
+        piece = _ball(crystal, average)
     else:
         piece = _refilled(crystal, average, min_atoms)
     return Recovered(piece, average.d_nn, average.space_group, average.rotation, average.motif.lattice, average)
+
+
+def _ball(crystal: Crystal, average: AverageCell) -> Crystal:
+    """The atoms of a piece without periods in the ball of `BALL_SITES` sites, filled or not, around their centre."""
+    density = len(average.motif.sites) / abs(np.linalg.det(average.motif.lattice))
+    radius = (3 * BALL_SITES / (4 * np.pi * density)) ** (1 / 3)
+    inside = np.linalg.norm(crystal.positions - crystal.positions.mean(axis=0), axis=1) <= radius
+    return crystal._replace(
+        positions=crystal.positions[inside] @ average.rotation.T,
+        numbers=crystal.numbers[inside],
+        occupancies=crystal.occupancies[inside],
+    )
 
 
 def _refilled(crystal: Crystal, average: AverageCell, min_atoms: int) -> Crystal:
