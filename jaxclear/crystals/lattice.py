@@ -10,8 +10,6 @@ Wave vectors do not carry 2 pi. Lattice vectors are rows, in Å.
 Source: this project's; kinematic diffraction as in B. E. Warren, X-ray Diffraction (1969), chapters 3 and 13.
 """
 
-import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -234,9 +232,16 @@ def members(indices: Int[np.ndarray, "waves 3"], basis: Int[np.ndarray, "rank 3"
     """Which integer vectors belong to the lattice with the given basis, of any rank."""
     if len(basis) == 3:
         coordinates = indices @ np.linalg.inv(basis)
-        return np.all(np.abs(coordinates - np.rint(coordinates)) < 1e-6, axis=1)
+        return _whole(coordinates, 1e-6)
     coordinates = np.rint(indices @ np.linalg.pinv(basis.astype(float)))
-    return np.all(np.abs(coordinates @ basis - indices) < 0.5, axis=1)
+    away = np.abs(coordinates @ basis - indices) < 0.5
+    return away[:, 0] & away[:, 1] & away[:, 2]
+
+
+def _whole(coordinates: Float[np.ndarray, "waves 3"], tolerance: float) -> Bool[np.ndarray, " waves"]:
+    """Which rows are whole numbers; column by column, since NumPy's `all` over short rows is slow."""
+    near = np.abs(coordinates - np.rint(coordinates)) < tolerance
+    return near[:, 0] & near[:, 1] & near[:, 2]
 
 
 def find_sublattice(
@@ -248,7 +253,7 @@ def find_sublattice(
 ) -> Sublattice | None:
     """The sublattice with the greatest evidence, grown from the strongest peaks; None when they span no volume.
 
-    A peak is taken up when the wave vectors that the lattice gains with it have evidence (see :func:`gains`): a chance
+    A peak is taken up when the wave vectors that the lattice gains with it have evidence (see `_Proof`): a chance
     maximum brings many without signal along. Last, sublattices of small prime index are tried, which mend what a wrong
     peak did.
 
@@ -259,66 +264,70 @@ def find_sublattice(
         coherent_peak: what the strongest of the peaks has to be in units of that part. A cell of few sites with
             vacancies alone has few intensities that differ, and their median may be far below their mean.
     """
-    gains_of = functools.partial(gains, coherent_peak=coherent_peak)
+    proof = _proof(ratios, coherence, coherent_peak)
     indices = spectrum.indices.astype(float)
     basis, inside = np.zeros((0, 3), dtype=np.int64), np.zeros(len(ratios), dtype=bool)
-    order = np.argsort(-ratios, kind="stable")
-    left = order[ratios[order] > LEAST_PEAK]
+    left = np.flatnonzero(ratios > LEAST_PEAK)
+    left = left[np.argsort(-ratios[left], kind="stable")]
     refused = 0
     for _ in range(MOST_TRIED):
         if not len(left) or refused == MOST_REFUSED:
             break
         grown = hermite(np.vstack([basis, spectrum.indices[left[0]]]))
         within = members(indices, grown)
-        extra = np.flatnonzero(within & ~inside)
-        if gains_of(ratios[extra], coherence[extra], np.ones((len(extra), 1), dtype=bool))[0] > 0:
+        if _gain(proof, np.flatnonzero(within & ~inside)) > 0:
             basis, inside, refused = grown, within, 0
             left = left[~inside[left]]
         else:
             left, refused = left[1:], refused + 1
     if len(basis) < 3:
         return None
-    basis = _thinned(indices, ratios, coherence, basis, gains_of)
-    within = members(indices, basis)
-    total = gains_of(ratios[within], coherence[within], np.ones((int(within.sum()), 1), dtype=bool))[0]
-    return Sublattice(basis, float(total))
+    basis = _thinned(indices, proof, basis)
+    return Sublattice(basis, _gain(proof, np.flatnonzero(members(indices, basis))))
 
 
-def gains(
-    ratios: Float[np.ndarray, " waves"],
-    coherence: Float[np.ndarray, " waves"],
-    chosen: Bool[np.ndarray, "waves choices"],
-    *,
-    coherent_peak: float = COHERENT_PEAK,
-) -> Float[np.ndarray, " choices"]:
-    """Evidence (nats) that chosen wave vectors are Bragg peaks; at most 0 when they are not.
+class _Proof(NamedTuple):
+    """What each wave vector, by its length, says for being a Bragg peak.
 
     Evidence is summed up to the length beyond which it only falls: there displacements have washed the peaks out. Where
     the background repeats itself from zone to zone one chance maximum comes back many times, so the sum proves nothing:
     the greatest intensity has to be beyond what one such maximum reaches.
-
-    Args:
-        ratios: intensities in units of the background, by length of the wave vector.
-        coherence: the part of the background that repeats itself.
-        chosen: each column a choice.
-        coherent_peak: what the greatest intensity has to be, in units of the background that repeats itself.
     """
-    if not len(ratios):
-        return np.zeros(chosen.shape[1])
-    sums = np.cumsum(np.where(chosen, evidence(ratios)[:, None], 0.0), axis=0)
-    last = np.argmax(sums, axis=0)[None]
-    best = np.take_along_axis(sums, last, axis=0)[0]
-    heights = np.where(chosen, (ratios / np.maximum(coherence, 1e-3))[:, None], 0.0)
-    highest = np.take_along_axis(np.maximum.accumulate(heights, axis=0), last, axis=0)[0]
-    return np.where(highest > coherent_peak, best, np.minimum(best, 0.0))
+
+    evidence: Float[np.ndarray, " waves"]
+    """nats, against background."""
+    certain: Bool[np.ndarray, " waves"]
+    """Whether the intensity is beyond what the background that repeats itself reaches."""
+
+
+def _proof(ratios: Float[np.ndarray, " waves"], coherence: Float[np.ndarray, " waves"], coherent_peak: float) -> _Proof:
+    return _Proof(evidence(ratios), ratios / np.maximum(coherence, 1e-3) > coherent_peak)
+
+
+def _gain(proof: _Proof, chosen: Int[np.ndarray, " chosen"]) -> float:
+    """Evidence (nats) that chosen wave vectors, in order of length, are Bragg peaks; at most 0 when they are not."""
+    if not len(chosen):
+        return 0.0
+    sums = np.cumsum(proof.evidence[chosen])
+    last = int(np.argmax(sums))
+    best = float(sums[last])
+    return best if proof.certain[chosen[: last + 1]].any() else min(best, 0.0)
+
+
+def _gains(
+    proof: _Proof, waves: Int[np.ndarray, " waves"], chosen: Bool[np.ndarray, "waves choices"]
+) -> Float[np.ndarray, " choices"]:
+    """The same of several choices among some wave vectors, each a column."""
+    sums = np.cumsum(np.where(chosen, proof.evidence[waves, None], 0.0), axis=0)
+    last = np.argmax(sums, axis=0)
+    best = sums[last, np.arange(chosen.shape[1])]
+    sure = chosen & proof.certain[waves, None]
+    first = np.where(sure.any(axis=0), np.argmax(sure, axis=0), len(waves))
+    return np.where(first <= last, best, np.minimum(best, 0.0))
 
 
 def _thinned(
-    indices: Float[np.ndarray, "waves 3"],
-    ratios: Float[np.ndarray, " waves"],
-    coherence: Float[np.ndarray, " waves"],
-    basis: Int[np.ndarray, "3 3"],
-    gains_of: Callable[..., Float[np.ndarray, " choices"]],
+    indices: Float[np.ndarray, "waves 3"], proof: _Proof, basis: Int[np.ndarray, "3 3"]
 ) -> Int[np.ndarray, "3 3"]:
     """The sublattice of prime steps down from a lattice whose other wave vectors have no evidence."""
     for prime in PRIMES:
@@ -328,7 +337,7 @@ def _thinned(
             inside = np.flatnonzero(members(indices, basis))
             coordinates = np.rint(indices[inside] @ np.linalg.inv(basis)).astype(np.int64)
             outside = (coordinates @ functionals.T) % prime != 0
-            values = gains_of(ratios[inside], coherence[inside], outside)
+            values = _gains(proof, inside, outside)
             worst = int(np.argmin(values))
             improved = values[worst] <= 0 and bool(outside[:, worst].any())
             if improved:
@@ -354,7 +363,7 @@ def superlattices(
     for prime in (2, 3):
         parts = coordinates * prime
         whole = np.rint(parts)
-        near = np.flatnonzero((np.abs(parts - whole) < 1e-6).all(axis=1))
+        near = np.flatnonzero(_whole(parts, 1e-6))
         classes = whole[near].astype(np.int64) % prime
         near, classes = near[classes.any(axis=1)], classes[classes.any(axis=1)]
         for line in projective(prime):
