@@ -2,6 +2,7 @@
 
 from jaxclear.clear import ClearMap, clear_map, overlay, to_rgb
 from jaxclear.dataset import explain_dataset, open_store
+from jaxclear.devices import place
 from jaxclear.heatmaps import HeatMap, binary_map, binary_rgb, heat_map, heat_rgb
 from jaxclear.responses import class_responses, coverage, layers, with_rule
 from jaxclear.rules import RULES, Rule
@@ -31,6 +32,7 @@ __all__ = [
     "layers",
     "open_store",
     "overlay",
+    "place",
     "to_rgb",
     "unit_responses",
     "with_rule",

@@ -48,7 +48,10 @@ def clear_map(
 
         C(x) = argmax_c R(x|c)          D(x) = R(x|C(x))
 
-    The responses of all classes never stand in memory together: blocks of classes pass a running maximum.
+    The responses of all classes never stand in memory together: blocks of classes pass a running maximum. Images that
+    lie on several devices (`jaxclear.place`, or any `NamedSharding` that splits no other axis than the batch) are
+    explained by all of them, and devices with the same images share their classes. `jax.jit` around the function hides
+    from it how images lie, unless the axes of their mesh are explicit; without it the function is compiled as well.
 
     Args:
         apply: `(variables, images)` -> class maps (B, *map, K) or logits (B, K).
@@ -69,20 +72,21 @@ def clear_map(
     if top_k is not None and top_k < 1:
         raise ValueError(f"expected top_k to be at least 1, got {top_k}")
 
-    def core(variables: Any, images: Array) -> ClearMap:
-        backprop = ClassBackprop.trace(apply, resolved, variables, images, on_unmatched)
-        chosen = check_classes(classes, backprop.num_classes)
+    def core(class_axes: tuple[str, ...], variables: Any, images: Array) -> ClearMap:
+        backprop = ClassBackprop.trace(apply, resolved, variables, images, on_unmatched, class_axes)
+        # In ascending order here and below, so that the lowest of equal classes comes first and wins.
+        chosen = np.sort(check_classes(classes, backprop.num_classes))
         scores = None
         if top_k is not None:
             if top_k > backprop.num_classes:
                 raise ValueError(f"expected top_k of at most {backprop.num_classes} classes, got {top_k}")
             scores = backprop.scores(class_block)
-            # In ascending order, so that the lowest of equal classes wins here as it does among all classes.
             chosen = jnp.sort(lax.top_k(scores, top_k)[1], axis=-1)
         elif classes is not None:
             scores = backprop.scores(class_block)
         empty = constant_map(images, -1, jnp.int32), constant_map(images, -jnp.inf)
-        (best_class, best), stacked = backprop.fold(_running_maximum, empty, backprop.blocks(chosen, class_block))
+        blocks = backprop.blocks(chosen, class_block)
+        (best_class, best), stacked = backprop.fold(_running_maximum, _largest, empty, blocks)
         if scores is None:
             scores = unblock(stacked, backprop.num_classes)
         return ClearMap(jnp.where(best > 0, best_class, -1), best, scores)
@@ -101,9 +105,15 @@ def _running_maximum(carry: tuple[Array, Array], ids: Array, found: ClassRespons
         flat = winner.reshape(len(ids), -1)
         winner_class = jnp.take_along_axis(ids, flat, axis=-1).reshape(winner.shape)
     better = response > best
-    tied_lower = (response == best) & (winner_class < best_class)
-    best_class = jnp.where(better | tied_lower, winner_class, best_class)
+    best_class = jnp.where(better, winner_class, best_class)
     return best_class, jnp.where(better, response, best).astype(best.dtype)
+
+
+def _largest(found: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Returns each pixel's class and response from those of all devices, the lower classes first."""
+    classes, responses = found
+    winner = jnp.argmax(responses, axis=0, keepdims=True)
+    return jnp.take_along_axis(classes, winner, axis=0)[0], responses.max(axis=0)
 
 
 def hues(num_classes: int) -> Float[np.ndarray, " K"]:

@@ -45,6 +45,8 @@ def heat_map(
 ) -> Callable[..., HeatMap]:
     """Returns a function `(variables, images, labels=None) -> HeatMap`; without labels the predicted class is taken.
 
+    Several devices are used as by `clear_map`.
+
     Args:
         apply: `(variables, images)` -> class maps (B, *map, K) or logits (B, K), with two classes or more.
         rule: a rule's name or a `jaxclear.Rule`.
@@ -58,8 +60,8 @@ def heat_map(
     """
     resolved = resolve(rule)
 
-    def core(variables: Any, images: Array, labels: Any = None) -> HeatMap:
-        backprop = ClassBackprop.trace(apply, resolved, variables, images, on_unmatched)
+    def core(class_axes: tuple[str, ...], variables: Any, images: Array, labels: Any = None) -> HeatMap:
+        backprop = ClassBackprop.trace(apply, resolved, variables, images, on_unmatched, class_axes)
         if backprop.num_classes < 2:
             raise ValueError("expected a network of at least two classes: with one there is nothing against it")
         if labels is None:
@@ -74,12 +76,16 @@ def heat_map(
             opposing = jnp.maximum(opposing, jnp.where(is_own, -jnp.inf, responses).max(axis=0))
             return supporting, opposing
 
+        def merge(found: tuple[Array, Array]) -> tuple[Array, Array]:
+            supporting, opposing = found
+            return supporting.max(axis=0), opposing.max(axis=0)
+
         nothing = constant_map(images, -jnp.inf)
         blocks = backprop.blocks(jnp.arange(backprop.num_classes), class_block)
-        (supporting, opposing), scores = backprop.fold(step, (nothing, nothing), blocks)
+        (supporting, opposing), scores = backprop.fold(step, merge, (nothing, nothing), blocks)
         return HeatMap(supporting, opposing, own, unblock(scores, backprop.num_classes))
 
-    compiled = transformation(apply, core, class_block=class_block)
+    compiled = transformation(apply, core, class_block=class_block, more_axes=(0,))
 
     counts: dict[tuple[int, ...], int] = {}
 

@@ -22,8 +22,8 @@ def check_apply(apply: Any) -> None:
         )
 
 
-def check_images(images: Any) -> jax.Array:
-    """Returns images as an array: floating point, (B, *spatial, C), finite where the values are known.
+def check_image_array(images: Any) -> None:
+    """Checks that images are an array, floating point, (B, *spatial, C); nothing is moved to a device.
 
     Raises:
         ValueError: they are not.
@@ -42,10 +42,21 @@ def check_images(images: Any) -> jax.Array:
             f"expected floating-point images, got {images.dtype}; scale them as in training, for example "
             "images.astype('float32') / 255"
         )
+
+
+def check_images(images: Any) -> jax.Array:
+    """Returns images as an array: floating point, (B, *spatial, C), finite where the values are known.
+
+    Raises:
+        ValueError: they are not.
+    """
+    check_image_array(images)
     array = jnp.asarray(images)
     if not isinstance(array, Tracer) and array.is_fully_addressable:
-        bad = int(jnp.size(array) - jnp.isfinite(array).sum())
-        if bad:
+        finite = jnp.isfinite(array).sum()
+        # While something else is being traced, what is computed of a known array is not known.
+        if not isinstance(finite, Tracer) and int(finite) < array.size:
+            bad = array.size - int(finite)
             raise ValueError(f"expected finite images, got {bad} NaN or infinite of {array.size} values")
     return array
 

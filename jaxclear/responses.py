@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
+from jaxclear.devices import Division, division_of, from_all, number_of_parts, own_part
 from jaxclear.inputs import check_apply, check_block, check_classes, check_images, check_outputs
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import (
@@ -116,7 +117,8 @@ def class_responses(
 
     The seed of class `c` is the network's class map restricted to kernel `c`, a map in space; for a network that
     returns logits it is `logit_c` at unit `c`. By `deconvnet` and `guided` only its positive part is passed back, so a
-    class that is ruled out responds nowhere.
+    class that is ruled out responds nowhere. Several devices are used as by `clear_map`; those with the same images
+    share the work and all get every response.
 
     Args:
         apply: `(variables, images)` -> class maps (B, *map, K) or logits (B, K).
@@ -132,17 +134,19 @@ def class_responses(
     """
     resolved = resolve(rule)
 
-    def core(variables: Any, images: Array) -> Array:
-        backprop = ClassBackprop.trace(apply, resolved, variables, images, on_unmatched)
+    def core(class_axes: tuple[str, ...], variables: Any, images: Array) -> Array:
+        backprop = ClassBackprop.trace(apply, resolved, variables, images, on_unmatched, class_axes)
         chosen = check_classes(classes, backprop.num_classes)
         blocks = backprop.blocks(chosen, class_block)
         if len(blocks) == 1:
-            return backprop.respond(blocks[0]).responses
-        respond = with_canonical_convolutions(lambda _, ids: (None, backprop.respond(ids).responses))
-        _, stacked = lax.scan(respond, None, blocks, unroll=_side_by_side())
-        return stacked.reshape(-1, *stacked.shape[2:])[: len(chosen)]
+            responses = backprop.respond(blocks[0]).responses
+        else:
+            respond = with_canonical_convolutions(lambda _, ids: (None, backprop.respond(ids).responses))
+            _, stacked = lax.scan(respond, None, blocks, unroll=_side_by_side())
+            responses = stacked.reshape(-1, *stacked.shape[2:])
+        return from_all(responses, class_axes, joined=True)[: len(chosen)]
 
-    return transformation(apply, core, class_block=class_block)
+    return transformation(apply, core, class_block=class_block, out_axes=1)
 
 
 class ClassResponse(NamedTuple):
@@ -153,7 +157,10 @@ class ClassResponse(NamedTuple):
 
 
 class ClassBackprop(NamedTuple):
-    """One forward pass, kept so that any block of classes can be passed back from it."""
+    """One forward pass, kept so that any block of classes can be passed back from it.
+
+    Along `class_axes`, axes of a mesh, devices share the classes: each works on blocks of its own.
+    """
 
     rule: Rule
     head: ClassHead
@@ -161,10 +168,17 @@ class ClassBackprop(NamedTuple):
     features: Float[Array, "B *f C"]
     pull: Callable[[Array], tuple[Array]]
     image_shape: tuple[int, ...]
+    class_axes: tuple[str, ...]
 
     @classmethod
     def trace(
-        cls, apply: Apply, rule: Rule, variables: Any, images: Float[Array, "B *spatial C"], on_unmatched: OnUnmatched
+        cls,
+        apply: Apply,
+        rule: Rule,
+        variables: Any,
+        images: Float[Array, "B *spatial C"],
+        on_unmatched: OnUnmatched,
+        class_axes: tuple[str, ...],
     ) -> "ClassBackprop":
         """Traces `apply` and runs it forward up to its class layer."""
         program = Program(apply, variables, images)
@@ -177,7 +191,7 @@ class ClassBackprop(NamedTuple):
             return features, weights
 
         features, pull, weights = jax.vjp(below_head, images, has_aux=True)
-        return cls(rule, head, weights, features, pull, images.shape)
+        return cls(rule, head, weights, features, pull, images.shape, class_axes)
 
     @property
     def num_classes(self) -> int:
@@ -207,25 +221,40 @@ class ClassBackprop(NamedTuple):
         """Returns every class's score, forward only."""
         blocks = self.blocks(np.arange(self.num_classes), class_block)
         scores = lax.map(lambda ids: scores_of(self.class_maps(ids)), blocks)
-        return unblock(scores, self.num_classes)
+        return unblock(from_all(scores, self.class_axes, joined=True), self.num_classes)
 
     def blocks(self, classes: np.ndarray | Array, class_block: int | None) -> Int[Array, "n_blocks *B block"]:
-        """Returns `classes` in blocks of equal size; the last is filled with its last class again.
+        """Returns this device's classes in blocks of equal size; the last class fills them up.
 
-        `classes` is (n,) or, each image its own, (B, n).
+        `classes` is (n,) or, each image its own, (B, n). A block is as large as asked for, or smaller, so that little
+        has to be filled.
         """
         count = classes.shape[-1]
         pixels = int(np.prod(self.image_shape[:-1]))
-        block = min(class_block or default_block(pixels), count)
-        number = -(-count // block)
-        padded = jnp.take(jnp.asarray(classes, jnp.int32), np.minimum(np.arange(number * block), count - 1), axis=-1)
-        split = padded.reshape(*classes.shape[:-1], number, block)
-        return jnp.moveaxis(split, -2, 0)
+        devices = number_of_parts(self.class_axes)
+        own = -(-count // devices)
+        number = -(-own // (class_block or default_block(pixels)))
+        block = -(-own // number)
+        places = np.minimum(np.arange(devices * number * block), count - 1)
+        padded = jnp.take(jnp.asarray(classes, jnp.int32), places, axis=-1)
+        split = padded.reshape(*classes.shape[:-1], devices * number, block)
+        return own_part(jnp.moveaxis(split, -2, 0), self.class_axes)
 
     def fold(
-        self, step: Callable[[_Carry, Array, ClassResponse], _Carry], carry: _Carry, blocks: Array
+        self,
+        step: Callable[[_Carry, Array, ClassResponse], _Carry],
+        merge: Callable[[_Carry], _Carry],
+        carry: _Carry,
+        blocks: Array,
     ) -> tuple[_Carry, Float[Array, "n_blocks B block"]]:
-        """Returns the carry after every block's responses, and the blocks' scores."""
+        """Returns the carry after every block's responses, and the scores of all devices' blocks.
+
+        Args:
+            step: from a carry, a block of classes and its responses to the next carry.
+            merge: from the carries of all devices, stacked along a new first axis, to one.
+            carry: the first.
+            blocks: as `blocks` returns them.
+        """
 
         def body(carried: _Carry, ids: Array) -> tuple[_Carry, Array]:
             found = self.respond(ids)
@@ -233,8 +262,12 @@ class ClassBackprop(NamedTuple):
 
         if len(blocks) == 1:
             carry, scores = body(carry, blocks[0])
-            return carry, scores[None]
-        return lax.scan(with_canonical_convolutions(body), carry, blocks, unroll=_side_by_side())
+            scores = scores[None]
+        else:
+            carry, scores = lax.scan(with_canonical_convolutions(body), carry, blocks, unroll=_side_by_side())
+        if self.class_axes:
+            carry = merge(from_all(carry, self.class_axes))
+        return carry, from_all(scores, self.class_axes, joined=True)
 
 
 def num_classes(apply: Apply, variables: Any, images: Any) -> int:
@@ -274,24 +307,51 @@ def _side_by_side() -> int:
     return SIDE_BY_SIDE.get(jax.default_backend(), 1)
 
 
-def transformation(apply: Apply, core: Callable[..., Any], *, class_block: int | None = None) -> Callable[..., Any]:
+def transformation(
+    apply: Apply,
+    core: Callable[..., Any],
+    *,
+    class_block: int | None = None,
+    out_axes: Any = 0,
+    more_axes: tuple[int, ...] = (),
+) -> Callable[..., Any]:
     """Returns `core` checked and compiled: `(variables, images, *more) -> result`.
 
     Values that are known are checked before anything is compiled. Leaves of `variables` that are not arrays, such as
-    an activation function kept in a model's tree, are held fixed.
+    an activation function kept in a model's tree, are held fixed. Where the images are divided among devices, so is
+    the work: `jaxclear.devices`.
+
+    Args:
+        apply: what is explained.
+        core: `(class_axes, variables, images, *more) -> result` on one device; along the mesh axes `class_axes` other
+            devices have the same images.
+        class_block: what the user said.
+        out_axes: a tree of the axes that count images in the result.
+        more_axes: the axes that count images in `more`.
     """
     check_apply(apply)
     check_block(class_block)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def compiled(fixed: FixedLeaves, arrays: list[Any], images: Array, more: tuple[Any, ...]) -> Any:
-        return core(fixed.join(arrays), images, *more)
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def compiled(
+        fixed: FixedLeaves, division: Division | None, arrays: list[Any], images: Array, more: tuple[Any, ...]
+    ) -> Any:
+        def on_device(arrays: list[Any], images: Array, more: tuple[Any, ...]) -> Any:
+            return core(division.class_axes if division else (), fixed.join(arrays), images, *more)
+
+        if division is None:
+            return on_device(arrays, images, more)
+        return division.mapped(on_device, more_axes[: len(more)], out_axes)(arrays, images, more)
 
     @functools.wraps(apply)
     def transformed(variables: Any, images: Any, *more: Any) -> Any:
         images = check_images(images)
         arrays, fixed = split_leaves(variables)
-        return compiled(fixed, arrays, images, more)
+        division = division_of(images)
+        if division is not None:
+            arrays = division.replicated(arrays)
+            more = tuple(division.divided(value, axis) for value, axis in zip(more, more_axes, strict=False))
+        return compiled(fixed, division, arrays, images, more)
 
     del transformed.__wrapped__  # the signature is the transformation's, not the network's
     return transformed

@@ -8,6 +8,7 @@ both once more for a control region of the same area and shape at a random place
 Array contract: floating-point images (B, H, W, C) in the range that the network takes; a mask is (B, H, W) bool.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxclear.inputs import check_labels
+from jaxclear.inputs import check_images, check_labels
 from jaxclear.responses import Apply, ClassBackprop, num_classes, scores_of, transformation
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import OnUnmatched
@@ -56,7 +57,7 @@ def own_response(
     """Returns a function `(variables, images, labels=None) -> (B, H, W)`: each image's response of one class.
 
     Summed over the image's channels; the predicted class where no labels are given. One back-projection, whatever the
-    number of classes.
+    number of classes. Devices among which the images are divided each work on their own.
 
     Args:
         apply: `(variables, images)` -> class maps (B, *map, K) or logits (B, K).
@@ -68,13 +69,13 @@ def own_response(
     """
     resolved = resolve(rule)
 
-    def core(variables: Any, images: Array, labels: Array | None = None) -> Array:
-        backprop = ClassBackprop.trace(apply, resolved, variables, images, on_unmatched)
+    def core(class_axes: tuple[str, ...], variables: Any, images: Array, labels: Array | None = None) -> Array:
+        backprop = ClassBackprop.trace(apply, resolved, variables, images, on_unmatched, class_axes)
         if labels is None:
             labels = backprop.scores(None).argmax(axis=-1)
         return backprop.respond(labels[:, None]).responses[0].sum(axis=-1)
 
-    compiled = transformation(apply, core)
+    compiled = transformation(apply, core, more_axes=(0,))
 
     def respond(variables: Any, images: Any, labels: Any = None) -> Array:
         if labels is None:
@@ -106,6 +107,10 @@ def random_region(key: PRNGKeyArray, mask: Bool[Array, "B H W"]) -> Bool[Array, 
     Turned by a multiple of 90 degrees (of 180 where images are not square), mirrored or not, and moved to any place at
     which it lies wholly inside the image, all equally likely.
     """
+    return _random_regions(jax.random.split(key, len(mask)), mask)
+
+
+def _random_regions(keys: PRNGKeyArray, mask: Bool[Array, "B H W"]) -> Bool[Array, "B H W"]:
     height, width = mask.shape[1:]
 
     def one(key: PRNGKeyArray, region: Array) -> Array:
@@ -120,7 +125,7 @@ def random_region(key: PRNGKeyArray, mask: Bool[Array, "B H W"]) -> Bool[Array, 
             region = jnp.where(taken.any(), jnp.roll(region, place - first, axis), region)
         return region
 
-    return jax.vmap(one)(jax.random.split(key, len(mask)), mask)
+    return jax.vmap(one)(keys, mask)
 
 
 def ablation(
@@ -132,6 +137,8 @@ def ablation(
     on_unmatched: OnUnmatched = "warn",
 ) -> Callable[[Any, Float[Array, "B H W C"], PRNGKeyArray], Ablation]:
     """Returns a function `(variables, images, key) -> Ablation`.
+
+    Devices among which the images are divided each work on their own; those with the same images all do the same.
 
     Args:
         apply: `(variables, images)` -> class maps (B, *map, K) or logits (B, K).
@@ -154,13 +161,13 @@ def ablation(
     def predict(variables: Any, images: Array) -> Array:
         return scores_of(apply(variables, images)).argmax(axis=-1)
 
-    def core(variables: Any, images: Array, key: PRNGKeyArray) -> Ablation:
+    def core(_: tuple[str, ...], variables: Any, images: Array, keys: PRNGKeyArray) -> Ablation:
         response, full = respond(variables, images), predict(variables, images)
 
         def at(pair: tuple[Array, Array]) -> tuple[Array, ...]:
-            threshold, own_key = pair
+            threshold, own_keys = pair
             strong = strong_mask(response, threshold)
-            control = random_region(own_key, strong)
+            control = _random_regions(own_keys, strong)
             seen = (strong, ~strong, control, ~control)
             answers = [predict(variables, keep(images, mask, fill)) for mask in seen]
             overlap = (strong & control).sum((1, 2)) / jnp.maximum(control.sum((1, 2)), 1)
@@ -169,7 +176,18 @@ def ablation(
             signals = [(differs * mask).sum((1, 2)) / whole for mask in (strong, control)]
             return (*answers, strong.mean((1, 2)), overlap, *signals)
 
-        found = lax.map(at, (jnp.asarray(values), jax.random.split(key, len(values))))
+        found = lax.map(at, (jnp.asarray(values), keys))
         return Ablation(full, *found)
 
-    return transformation(apply, core)
+    out_axes = 0, *[1] * (len(Ablation._fields) - 1)
+    compiled = transformation(apply, core, out_axes=Ablation._make(out_axes), more_axes=(1,))
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def keys_of(key: PRNGKeyArray, number: int) -> PRNGKeyArray:
+        return jax.vmap(lambda own: jax.random.split(own, number))(jax.random.split(key, len(values)))
+
+    def ablate(variables: Any, images: Any, key: PRNGKeyArray) -> Ablation:
+        images = check_images(images)
+        return compiled(variables, images, keys_of(key, len(images)))
+
+    return ablate

@@ -52,7 +52,7 @@ def unit_responses(
 
     The seed of unit `f` is the layer's own activation map of that unit: the output of the ReLU that follows the
     layer, or where none follows the layer's output with its bias, of which `deconvnet` and `guided` take the positive
-    part.
+    part. Devices among which the images are divided each explain their own; those with the same images all do the same.
 
     Args:
         apply: any pure function `(variables, images) -> arrays`.
@@ -73,7 +73,7 @@ def unit_responses(
     if top_n < 1:
         raise ValueError(f"expected top_n to be at least 1, got {top_n}")
 
-    def core(variables: Any, images: Array) -> UnitResponses:
+    def core(_: tuple[str, ...], variables: Any, images: Array) -> UnitResponses:
         program = Program(apply, variables, images)
         act_on(program.coverage(resolved), on_unmatched)
         found = _find_layer(program.layers, layer)
@@ -103,7 +103,7 @@ def unit_responses(
         responses = lax.map(with_canonical_convolutions(respond), chosen.T)
         return UnitResponses(responses, chosen, activations, responses.max(axis=0))
 
-    return transformation(apply, core)
+    return transformation(apply, core, out_axes=UnitResponses._make((1, 0, 0, 0)))
 
 
 def _find_layer(known: Sequence[Layer], wanted: str | int) -> Layer:

@@ -1,4 +1,4 @@
-"""Two CPU devices, so that multi-device code is always tested, and the same hypothesis examples on every machine.
+"""Two CPU devices, or TEST_DEVICES, so that multi-device code is always tested; everywhere the same examples.
 
 Nothing compiled is kept: commands under test leave the user's cache folder alone.
 
@@ -9,7 +9,9 @@ import os
 
 import hypothesis
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
+    f" --xla_force_host_platform_device_count={os.environ.get('TEST_DEVICES', '2')}"
+)
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 hypothesis.settings.register_profile("repeatable", derandomize=True)

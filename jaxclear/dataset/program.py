@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxclear.dataset.encoding import encoded
 from jaxclear.dataset.sources import signature
+from jaxclear.devices import process_devices
 from jaxclear.trace import FixedLeaves, split_leaves
 
 __all__ = ["Program", "describe", "digest_of", "local_mesh"]
@@ -33,15 +34,7 @@ def local_mesh(mesh: Mesh | None) -> Mesh:
     Raises:
         ValueError: no mesh, or one that has devices of other processes.
     """
-    if not isinstance(mesh, Mesh | None):
-        raise ValueError(f"expected a jax.sharding.Mesh, got {type(mesh).__name__}")
-    devices = jax.local_devices() if mesh is None else list(mesh.devices.flat)
-    foreign = [device for device in devices if device.process_index != jax.process_index()]
-    if foreign:
-        raise ValueError(
-            f"expected a mesh of this process's devices, got {len(foreign)} of other processes; every process explains "
-            "its own items"
-        )
+    devices = process_devices(mesh)
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
