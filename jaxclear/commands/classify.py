@@ -14,9 +14,15 @@ from typing import Any, NamedTuple
 
 from jaxclear.commands.terminal import Progress, complain, fitted, folder, keep_compiled_programs, one_line
 from jaxclear.crystals.cells import Orientation
-from jaxclear.crystals.classify import Classification, ClassificationReport, annotated, classify_oriented
+from jaxclear.crystals.classify import (
+    Classification,
+    ClassificationReport,
+    Prepared,
+    annotated,
+    classify_prepared,
+    prepare,
+)
 from jaxclear.crystals.explain import CrystalExplanation, shipped_model
-from jaxclear.crystals.orient import OrientedCluster, orient
 from jaxclear.crystals.recover import Recovered
 from jaxclear.crystals.structures import Crystal, read
 from jaxclear.worker_processes import cores, mapped
@@ -29,10 +35,7 @@ class _Work(NamedTuple):
     """A structure that can be classified."""
 
     file: str
-    crystal: Crystal
-    piece: OrientedCluster
-    seconds: float
-    """Spent on its orientation."""
+    prepared: Prepared
 
 
 def run(options: argparse.Namespace) -> int:
@@ -54,16 +57,14 @@ def run(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     for chunk in _chunks(options, orientation, failures, progress):
         progress.show(f"classifying {len(chunk)} structures", force=True)
-        report = classify_oriented(
-            [work.crystal for work in chunk],
-            [work.piece for work in chunk],
+        report = classify_prepared(
+            [work.prepared for work in chunk],
             rule=options.rule,
             model=model,
             maps=out is not None,
             progress=lambda done: progress.show(f"{len(entries) + done} structures"),
         )
-        spent = {"orientation": sum(work.seconds for work in chunk), **report.seconds}
-        seconds = {step: seconds.get(step, 0.0) + more for step, more in spent.items()}
+        seconds = {step: seconds.get(step, 0.0) + more for step, more in report.seconds.items()}
         pictures = [None] * len(chunk)
         if out is not None and report.explanation is not None:
             pictures = _draw(report.results, report.explanation, out, len(entries), progress)
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         for work, result, picture in zip(chunk, report.results, pictures, strict=True):
             entries.append(_entry(work, result, picture))
             if options.xyz is not None:
-                annotations.append(annotated(work.crystal, result))
+                annotations.append(annotated(work.prepared.crystal, result))
     progress.clear()
     if options.xyz is not None and annotations:
         import ase.io
@@ -100,36 +101,49 @@ def _chunks(
 ) -> Iterator[list[_Work]]:
     """The usable structures of the files, some at a time; what cannot be used is told and noted.
 
-    The lattices of the first are found by this process, and only those of more by processes of their own, which take
-    seconds to start.
+    The first are prepared by this process, and only more by processes of their own, which take seconds to start. They
+    work on some while this process classifies those before.
     """
     number = cores() if options.workers is None else options.workers
-    orienting = functools.partial(_oriented, orientation)
-    oriented: Any = functools.partial(map, orienting)
+    preparing = functools.partial(_prepared, orientation)
+    prepared: Any = functools.partial(map, preparing)
+    before: tuple[list[tuple[str, Crystal]], Iterator[Prepared | ValueError | OSError]] | None = None
     with contextlib.ExitStack() as stack:
         for place, read_ones in enumerate(_read(options.files, failures, progress)):
-            progress.show(f"finding the lattices of {len(read_ones)} structures", force=True)
             if number > 1 and place == (1 if options.workers is None else 0):
-                oriented = stack.enter_context(mapped(orienting, number))
-            chunk = []
-            both = zip(read_ones, oriented([crystal for _, crystal in read_ones]), strict=True)
-            for (file, crystal), (piece, seconds) in both:
-                if isinstance(piece, OrientedCluster):
-                    chunk.append(_Work(file, crystal, piece, seconds))
-                else:
-                    _note(piece, file, failures, progress)
-            if chunk:
-                yield chunk
+                prepared = stack.enter_context(mapped(preparing, number))
+            begun = prepared([crystal for _, crystal in read_ones])
+            if before is not None:
+                yield from _usable(*before, failures, progress)
+            before = read_ones, begun
+        if before is not None:
+            yield from _usable(*before, failures, progress)
 
 
-def _oriented(orientation: Orientation, crystal: Crystal) -> tuple[OrientedCluster | ValueError | OSError, float]:
-    """A structure turned, or why it cannot be used, and the seconds that it took."""
-    begun = time.perf_counter()
+def _usable(
+    read_ones: list[tuple[str, Crystal]],
+    prepared: Iterator[Prepared | ValueError | OSError],
+    failures: list[dict[str, str]],
+    progress: Progress,
+) -> Iterator[list[_Work]]:
+    """Those of some structures that could be prepared, in one list, where there are any."""
+    progress.show(f"finding the lattices of {len(read_ones)} structures", force=True)
+    chunk = []
+    for (file, _), one in zip(read_ones, prepared, strict=True):
+        if isinstance(one, Prepared):
+            chunk.append(_Work(file, one))
+        else:
+            _note(one, file, failures, progress)
+    if chunk:
+        yield chunk
+
+
+def _prepared(orientation: Orientation, crystal: Crystal) -> Prepared | ValueError | OSError:
+    """A structure made ready, or why it cannot be used."""
     try:
-        piece: OrientedCluster | ValueError | OSError = orient(crystal, orientation=orientation)
+        return prepare(crystal, orientation=orientation)
     except (ValueError, OSError) as error:
-        piece = error
-    return piece, time.perf_counter() - begun
+        return error
 
 
 def _read(files: list[str], failures: list[dict[str, str]], progress: Progress) -> Iterator[list[tuple[str, Crystal]]]:
@@ -195,7 +209,7 @@ def _entry(work: _Work, result: Classification, picture: Path | None) -> dict[st
         "orientation": result.orientation,
         "average_cell": None if result.recovered is None else _average(result.recovered),
         "notes": list(result.notes),
-        "atoms": len(work.crystal.numbers),
+        "atoms": len(work.prepared.crystal.numbers),
         "picture": None if picture is None else str(picture),
     }
 

@@ -100,8 +100,8 @@ class ClassificationReport(NamedTuple):
         explanation: the arrays behind them, with the CLEAR maps; None where no maps were asked for.
         version: of this package.
         weights: SHA-256 of the network's weights.
-        seconds: by step: "orientation" (lattice and averaged cell), "network" (fingerprint, network and CLEAR map, its
-            compilation at the first call included), "spglib" (its answer beside).
+        seconds: by step: "orientation" (lattice and averaged cell), "spglib" (its answer beside), "network"
+            (fingerprint, network and CLEAR map, its compilation at the first call included).
     """
 
     results: tuple[Classification, ...]
@@ -146,8 +146,8 @@ def classify(
         model: another network than the shipped one.
         symprec: tolerance of the symmetry search in structures as given, Å.
         maps: whether to make the CLEAR maps too, which takes longer than the answers.
-        workers: processes that find the lattices; 0 for this one alone. A script that asks for some needs the usual
-            ``if __name__ == "__main__":``.
+        workers: processes that find the lattices and ask spglib; 0 for this one alone. A script that asks for some
+            needs the usual ``if __name__ == "__main__":``.
 
     Raises:
         StructureError: when a structure cannot be used.
@@ -157,27 +157,64 @@ def classify(
         raise ValueError(f"expected workers of at least 0, got {workers}")
     crystals = read(structures)
     started = time.perf_counter()
-    with mapped(functools.partial(orient, orientation=orientation, symprec=symprec), workers) as oriented:
-        pieces = list(oriented(crystals))
-    seconds = time.perf_counter() - started
-    report = classify_oriented(crystals, pieces, rule=rule, model=model, maps=maps)
-    return report._replace(seconds={"orientation": seconds, **report.seconds})
+    with mapped(functools.partial(prepare, orientation=orientation, symprec=symprec), workers) as prepared:
+        ready = list(prepared(crystals))
+    spent = time.perf_counter() - started
+    report = classify_prepared(ready, rule=rule, model=model, maps=maps)
+    # By the clock: processes work side by side.
+    share = spent / max(report.seconds["orientation"] + report.seconds["spglib"], 1e-9)
+    by_clock = {step: report.seconds[step] * share for step in ("orientation", "spglib")}
+    return report._replace(seconds=report.seconds | by_clock)
 
 
-def classify_oriented(
-    crystals: Sequence[Crystal],
-    pieces: Sequence[OrientedCluster],
+class Prepared(NamedTuple):
+    """A structure ready for the network, and what the host alone says of it.
+
+    Attributes:
+        crystal: as given.
+        piece: its cluster in the beam.
+        spglib: spglib's answer.
+        seconds: spent on "orientation" and "spglib".
+    """
+
+    crystal: Crystal
+    piece: OrientedCluster
+    spglib: SpglibAnswer
+    seconds: dict[str, float]
+
+
+def prepare(crystal: Crystal, *, orientation: Orientation = "standard", symprec: float = 0.01) -> Prepared:
+    """Returns a structure turned, with spglib's answer: what needs no device, and can be done in any process.
+
+    Args:
+        crystal: the structure; checked.
+        orientation: as :func:`classify`.
+        symprec: as :func:`classify`.
+
+    Raises:
+        StructureError: when the structure cannot be used.
+        ValueError: for an unknown orientation.
+    """
+    started = time.perf_counter()
+    piece = orient(crystal, orientation=orientation, symprec=symprec)
+    between = time.perf_counter()
+    answer = spglib_answer(crystal)
+    seconds = {"orientation": between - started, "spglib": time.perf_counter() - between}
+    return Prepared(crystal, piece, answer, seconds)
+
+
+def classify_prepared(
+    prepared: Sequence[Prepared],
     *,
     rule: str | Rule = "guided",
     model: "LoadedModel | None" = None,
     maps: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> ClassificationReport:
-    """Returns the answers for structures whose clusters were cut already.
+    """Returns the answers for structures that :func:`prepare` made ready.
 
     Args:
-        crystals: the structures as given, for spglib.
-        pieces: their clusters, as `jaxclear.crystals.explain.orient` returns them.
+        prepared: the structures.
         rule: of the CLEAR maps.
         model: another network than the shipped one.
         maps: whether to make the CLEAR maps too.
@@ -190,6 +227,7 @@ def classify_oriented(
 
     resolve(rule)
     model = shipped_model() if model is None else model
+    pieces = [one.piece for one in prepared]
     started = time.perf_counter()
     if maps:
         explanation = explain_oriented(pieces, rule=rule, model=model, progress=progress)
@@ -198,12 +236,9 @@ def classify_oriented(
         explanation = None
         probabilities, scores = judge_oriented(pieces, model=model, progress=progress)
     answers = zip(probabilities, scores.tolist(), verdicts(pieces, scores, model=model), strict=True)
-    between = time.perf_counter()
-    results = tuple(
-        _answer(crystal, piece, model.class_names, *answer)
-        for crystal, piece, answer in zip(crystals, pieces, answers, strict=True)
-    )
-    seconds = {"network": between - started, "spglib": time.perf_counter() - between}
+    results = tuple(_answer(one, model.class_names, *answer) for one, answer in zip(prepared, answers, strict=True))
+    seconds = {step: sum(one.seconds[step] for one in prepared) for step in ("orientation", "spglib")}
+    seconds["network"] = time.perf_counter() - started
     weights = str(model.metadata.get("sha256", ""))
     return ClassificationReport(results, explanation, jaxclear.__version__, weights, seconds)
 
@@ -240,13 +275,13 @@ def annotated(crystal: Crystal, result: Classification) -> "ase.Atoms":
 
 
 def _answer(
-    crystal: Crystal,
-    piece: OrientedCluster,
+    prepared: Prepared,
     names: Sequence[str],
     probabilities: Float[np.ndarray, " K"],
     outside_score: float,
     verdict: Verdict,
 ) -> Classification:
+    piece = prepared.piece
     first, second = (int(k) for k in np.argsort(-probabilities, kind="stable")[:2])
     return Classification(
         name=piece.name,
@@ -257,7 +292,7 @@ def _answer(
         probabilities={name: float(p) for name, p in zip(names, probabilities, strict=True)},
         verdict=verdict,
         outside_score=outside_score,
-        spglib=spglib_answer(crystal),
+        spglib=prepared.spglib,
         orientation=piece.orientation,
         recovered=piece.found,
         notes=tuple(_notes(piece, names[first], verdict)),
