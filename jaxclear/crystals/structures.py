@@ -8,13 +8,14 @@ weights enter the structure factor, so what diffracts is the average structure. 
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jaxclear.crystals import cif
 from jaxclear.crystals.form_factors import MAX_ATOMIC_NUMBER
 
 if TYPE_CHECKING:
@@ -284,13 +285,11 @@ def read_frames(path: str | os.PathLike[str]) -> tuple[list[Crystal], list[tuple
 
 def _frames(path: Path) -> "list[ase.Atoms | Exception]":
     """The frames of a file, with what its reader raised where it could not read one."""
-    import ase.io
-
     frames: list[ase.Atoms | Exception] = []
     stuck = 0
     while stuck < _GIVE_UP:
         try:
-            for atoms in ase.io.iread(path, index=slice(len(frames), None)):
+            for atoms in _iread(path, slice(len(frames), None)):
                 frames.append(atoms)
                 stuck = 0
             return frames
@@ -309,22 +308,26 @@ def _is_instance(value: Any, module: str, *names: str) -> bool:
 def _read_file(path: Path, index: int | str | slice, max_atoms: int | None) -> list[Crystal]:
     """The structures of one file."""
     _expect_file(path)
-    import ase.io
-
     try:
-        frames = ase.io.read(path, index=index)
+        frames = list(_iread(path, index))
     except Exception as error:  # every format's parser fails in its own way
         structure = None if isinstance(error, UnicodeDecodeError) else _read_with_pymatgen(path, error)
         if structure is None:
             raise StructureError(_why_unreadable(path, error)) from error
         return [from_pymatgen(structure, name=str(path), max_atoms=max_atoms)]
-    frames = frames if isinstance(frames, list) else [frames]
     if not frames:
         raise StructureError(
             f"{path}: expected at least one structure, got none; check the file and the index {index!r}"
         )
     names = [str(path)] if len(frames) == 1 else [f"{path}@{frame}" for frame in range(len(frames))]
     return [from_ase(atoms, name=name, max_atoms=max_atoms) for atoms, name in zip(frames, names, strict=True)]
+
+
+def _iread(path: Path, index: int | str | slice) -> "Iterator[ase.Atoms]":
+    """The structures of a file by ASE."""
+    import ase.io
+
+    return cif.iread(path, index) if path.suffix.lower() == ".cif" else iter(ase.io.iread(path, index=index))
 
 
 def _expect_file(path: Path) -> None:

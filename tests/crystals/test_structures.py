@@ -86,6 +86,34 @@ def test_partial_occupancy_becomes_weights(tmp_path):
     assert to_ase(from_file).arrays["occupancies"].sum() == pytest.approx(4)
 
 
+def test_a_cif_file_is_what_ase_makes_of_it(tmp_path):
+    """Without symmetry and with; atoms outside the cell; several blocks, one without atoms."""
+    rattled = bulk("Cu", cubic=True).repeat(2)
+    rattled.rattle(0.3, seed=1)
+    rattled.positions += [5.0, -7.0, 0.0]
+    ase.io.write(tmp_path / "listed.cif", rattled, wrap=False)
+    (tmp_path / "alloy.cif").write_text(ALLOY_CIF)
+    text = (tmp_path / "listed.cif").read_text()
+    (tmp_path / "both.cif").write_text(ALLOY_CIF + "\ndata_empty\n_cell_length_a 3.0\n" + text)
+    for name, count in (("listed", 1), ("alloy", 1), ("both", 2)):
+        got, expected = read(tmp_path / f"{name}.cif"), ase.io.read(tmp_path / f"{name}.cif", index=":")
+        assert len(got) == len(expected) == count
+        for one, other in zip(got, expected, strict=True):
+            again = from_ase(other)
+            np.testing.assert_allclose(one.cell, again.cell, atol=1e-12)
+            np.testing.assert_allclose(one.positions, again.positions, atol=1e-9)
+            np.testing.assert_array_equal(one.numbers, again.numbers)
+            np.testing.assert_array_equal(one.occupancies, again.occupancies)
+            assert one.pbc.all()
+
+
+def test_atoms_listed_twice_in_a_cif_file(tmp_path):
+    twice = bulk("Cu", cubic=True) + bulk("Cu")
+    ase.io.write(tmp_path / "twice.cif", twice)
+    with pytest.raises(StructureError, match=r"twice.cif: expected atoms apart, got atoms 0 and 4"):
+        read(tmp_path / "twice.cif")
+
+
 @settings(deadline=None, max_examples=25)
 @given(
     st.lists(st.tuples(*[st.floats(-2, 2)] * 3), min_size=1, max_size=4),
