@@ -5,7 +5,9 @@
 Networks: the published `mnist`, `svhn` and `crystal`, and with 1,000 classes at 224² `vgg` (VGG-16) and `resnet`
 (ResNet-18). Contenders, all with the same weights, all giving the dominant response and class of each pixel:
 
-- jaxclear: `clear_map`, as it comes;
+- jaxclear: `clear_map`, as it comes, on one device;
+- jaxclear, all devices: the same, of variables and images that `jaxclear.place` put there; on a CPU this process has a
+  device a core. Left out where there is one device only;
 - obvious: what one writes first in JAX, `jit` of `vmap` over the classes of a `vjp`, with a ReLU of its own gradient;
 - class loop: a compiled function of one class, called class by class;
 - captum: `GuidedBackprop` or `Deconvolution`, class by class; zennit: the same composites; torch, one forward: a
@@ -25,6 +27,7 @@ the memory is left out. On a CPU the big networks are timed with the first class
 """
 
 import argparse
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -40,11 +43,13 @@ import jaxclear
 from benchmarks import networks, timing
 from benchmarks.counting import operations
 from benchmarks.torch_peers import Peers
+from jaxclear.commands.terminal import processors_as_devices
 
 TOLERANCE = 1e-4
 EXCEPTIONS = 0.05
 """Share of a batch's images that may differ by more: where two values that a pooling or a rectifier decides between are
 equal but for rounding, another order of sums decides otherwise."""
+ALL_DEVICES = "jaxclear, all devices"
 BIG = ("vgg", "resnet")
 COLUMNS = {
     **{"network": "s", "batch": "d", "classes": "d", "contender": "s", "ms": ".1f", "spread": ".0%"},
@@ -182,15 +187,17 @@ def _jax_contenders(
     one_class, loop_seconds = timing.compiled(plain["one class"], network.parameters, images, number)
     obvious, obvious_seconds = timing.compiled(plain["obvious"], network.parameters, images)
 
-    def jaxclear_map() -> Any:
-        clear = ours(network.variables, images)
+    def jaxclear_map(program: Callable[..., Any], variables: Any, images: jax.Array) -> Any:
+        clear = program(variables, images)
         return clear.dominant_response, clear.dominant_class
 
     calls: dict[str, Callable[[], Any]] = {
-        "jaxclear": jaxclear_map,
+        "jaxclear": functools.partial(jaxclear_map, ours, network.variables, images),
         "obvious": lambda: obvious(network.parameters, images),
         "class loop": class_loop(one_class, network.parameters, images, classes),
     }
+    if jax.local_device_count() > 1:
+        calls[ALL_DEVICES] = functools.partial(jaxclear_map, explain, *jaxclear.place(network.variables, images))
     seconds = {"jaxclear": ours_seconds, "obvious": obvious_seconds, "class loop": loop_seconds}
     if not timing.fits(obvious):
         print(f"obvious is left out at batch {len(images)}: too big for the memory", file=sys.stderr)
@@ -229,4 +236,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
+    processors_as_devices(None)
     timing.command(__doc__, measure, COLUMNS, add=add_options)

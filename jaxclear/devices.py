@@ -61,7 +61,16 @@ class Division(NamedTuple):
 
 
 def _put(tree: Any, sharding: NamedSharding) -> Any:
-    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Tracer) else jax.device_put(leaf, sharding), tree)
+    """Returns a tree of arrays placed; those that are there already, or are being traced, stay."""
+    leaves, treedef = jax.tree.flatten(tree)
+    away = [
+        number
+        for number, leaf in enumerate(leaves)
+        if not isinstance(leaf, Tracer) and getattr(leaf, "sharding", None) != sharding
+    ]
+    for number, leaf in zip(away, jax.device_put([leaves[number] for number in away], sharding), strict=True):
+        leaves[number] = leaf
+    return treedef.unflatten(leaves)
 
 
 def division_of(images: Float[Array, "B *spatial C"]) -> Division | None:

@@ -53,12 +53,17 @@ def check_images(images: Any) -> jax.Array:
     check_image_array(images)
     array = jnp.asarray(images)
     if not isinstance(array, Tracer) and array.is_fully_addressable:
-        finite = jnp.isfinite(array).sum()
+        finite = _count_finite(array)
         # While something else is being traced, what is computed of a known array is not known.
         if not isinstance(finite, Tracer) and int(finite) < array.size:
             bad = array.size - int(finite)
             raise ValueError(f"expected finite images, got {bad} NaN or infinite of {array.size} values")
     return array
+
+
+@jax.jit
+def _count_finite(array: jax.Array) -> jax.Array:
+    return jnp.isfinite(array).sum()
 
 
 def check_outputs(outputs: Sequence[Any], out_tree: Any, images: Any) -> None:
