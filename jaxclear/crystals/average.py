@@ -25,6 +25,7 @@ from jaxclear.crystals.cells import (
 )
 from jaxclear.crystals.idealise import idealised, lattice_rotations
 from jaxclear.crystals.motif import Motif
+from jaxclear.crystals.shapes import ideal_dataset
 from jaxclear.crystals.structures import Crystal
 
 CUTOFFS = (3.0, 2.0)
@@ -264,7 +265,7 @@ def standardised(structure: Crystal, motif: Motif, *, copies: int, evidence: flo
         motif.lattice, fits.fractions_of(motif), kinds, strain=MOST_STRAIN, allowed=fits.allowed_of(motif, d_nn)
     )
     cell = _sites_cell(ideal.lattice, ideal.fractions, kinds, structure.name)
-    dataset = symmetry_dataset(cell, symprec=1e-3 * d_nn)
+    dataset = ideal_dataset(cell)
     if dataset is None:
         raise RuntimeError(f"expected a space group of the motif of {structure.name}, got none from spglib")
     standard, sites = _filled(structure, dataset, shares, kinds)
