@@ -10,6 +10,7 @@ Wave vectors do not carry 2 pi. Lattice vectors are rows, in Å.
 Source: this project's; kinematic diffraction as in B. E. Warren, X-ray Diffraction (1969), chapters 3 and 13.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -379,6 +380,7 @@ def superlattices(
     return [candidate for _, candidate in found[:MOST_SUPERLATTICES]]
 
 
+@functools.cache
 def projective(prime: int) -> Int[np.ndarray, "points 3"]:
     """One vector of each line through the origin of the three-dimensional space over the integers modulo a prime."""
     span = np.arange(prime)
