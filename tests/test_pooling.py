@@ -1,5 +1,6 @@
 """Max-pooling by switches: any window, stride, dilation and padding, against loops and conservation laws."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from jax import lax
 
 import jaxclear
 import reference
+from jaxclear.pooling import max_pool
 
 
 def pooled_back(x, response, window, strides, padding, dilation, *, reducer=lax.max, base_dilation=None):
@@ -112,3 +114,21 @@ def test_switches_are_kept_once_for_all_classes():
     compiled = str(jax.make_jaxpr(jax.vmap(pull))(seeds))
     assert "reduce_window" not in compiled
     assert "50,1,16,16,4" not in compiled.split("let", maxsplit=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "stride"), [((2, 8, 6, 3), 2, 2), ((2, 9, 7, 3), 3, 2), ((3, 11, 2), 2, 3)]
+)
+def test_pooling_of_training_is_that_of_the_network(shape, window, stride):
+    """Values and gradients to the last digit, where many values are equal too."""
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, shape), jnp.float32)
+    inner = len(shape) - 2
+
+    def network(x):
+        return nn.max_pool(x, (window,) * inner, (stride,) * inner)
+
+    expected, pull = jax.vjp(network, x)
+    got, own = jax.vjp(lambda x: max_pool(x, window, stride), x)
+    np.testing.assert_array_equal(got, expected)
+    response = jax.random.normal(jax.random.key(1), expected.shape)
+    np.testing.assert_allclose(own(response)[0], pull(response)[0], rtol=1e-6)

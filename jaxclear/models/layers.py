@@ -19,6 +19,8 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from jaxclear.pooling import max_pool
+
 __all__ = ["BatchNorm", "Conv", "ConvNet", "Dense", "Dropout", "Layer", "MaxPool", "Relu"]
 
 
@@ -107,6 +109,8 @@ def _forward(layer: Layer, features: jax.Array, train: bool) -> jax.Array:
         kernel, strides = (layer.kernel, layer.kernel), (layer.stride, layer.stride)
         return nn.Conv(layer.filters, kernel, strides, kernel_init=orthogonal)(features)
     if isinstance(layer, MaxPool):
+        if train:
+            return max_pool(features, layer.window, layer.stride)
         return nn.max_pool(features, (layer.window, layer.window), (layer.stride, layer.stride))
     if isinstance(layer, BatchNorm):
         return nn.BatchNorm(use_running_average=not train, momentum=layer.momentum, epsilon=layer.epsilon)(features)
