@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.records import one_line, provenance, say_to
+from experiments.records import one_line, provenance, say_to, trained
 from jaxclear import models, training
 from jaxclear.crystals import datasets, defects
 from jaxclear.crystals.cells import clusters_of
@@ -108,6 +108,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
         config.optimisation,
         validation=(images[split.validation], dataset.labels[split.validation]),
         checkpoint=workdir / "train_crystals.checkpoint",
+        made_by=made_by["commit"],
         progress=progress,
     )
     held_out = datasets.take(dataset, split.validation)
@@ -134,7 +135,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
         },
         "classes": CLASS_NAMES,
         "figures": figures,
-        "history": [record._asdict() for record in fitted.history],
+        **trained(fitted.history),
         "seconds": round(time.perf_counter() - started, 1),
         **made_by,
     }

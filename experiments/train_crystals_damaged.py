@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from experiments.crystal_study import damaged_examples, equal_counts, labelled, random_damage, roles
-from experiments.records import command, provenance
+from experiments.records import command, provenance, trained
 from experiments.train_crystals import RECIPES
 from jaxclear import models, training
 from jaxclear.crystals.symmetry import CLASS_NAMES
@@ -87,6 +87,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
         config.optimisation,
         validation=validation,
         checkpoint=workdir / "train_crystals_damaged.checkpoint",
+        made_by=made_by["commit"],
         progress=progress,
     )
     found = training.evaluate(module.apply, fitted.variables, *validation)
@@ -98,7 +99,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
         "classes": CLASS_NAMES,
         "development_accuracy_percent": round(100 * found.accuracy, 3),
         "development_confusion": found.confusion.tolist(),
-        "history": [record._asdict() for record in fitted.history],
+        **trained(fitted.history),
         **made_by,
     }
     summary = {

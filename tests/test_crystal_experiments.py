@@ -107,6 +107,7 @@ def test_the_damaged_recipe_trains_and_is_written(solids, tmp_path):
     assert written(tmp_path, train_crystals_damaged) == json.loads(json.dumps(results))
     assert sum(results["examples"].values()) == sum(round(0.002 * n) for n in train_crystals_damaged.EXAMPLES.values())
     model = models.load("crystal", weights=tmp_path / "crystal.safetensors")
+    assert results["training_commit"] == results["commit"]
     assert model.metadata["length_scale"] == "learned"
     assert model.metadata["sha256"] == results["weights_sha256"]
 

@@ -34,6 +34,7 @@ def test_smoke(experiment, solids, tmp_path):
         assert np.array(figures["confusion"]).sum(1).tolist() == [1] * 7
     assert results["figures"]["pristine"]["nearest_neighbour"]["all"] > 80
     assert {"commit", "device", "versions", "seconds", "history"} <= set(results)
+    assert results["training_commit"] == results["commit"]
     trained = models.load("crystal", weights=tmp_path / "work" / "crystal.safetensors")
     assert trained.metadata["sha256"] == results["weights_sha256"]
     assert trained.metadata["training"]["accuracy"] == results["figures"]["pristine"]["network"]

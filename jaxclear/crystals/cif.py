@@ -22,7 +22,10 @@ def iread(path: Path, index: int | str | slice) -> "Iterator[ase.Atoms]":
     from ase.io.cif import parse_cif
     from ase.utils import string2index
 
-    blocks = [block for block in parse_cif(str(path)) if block.has_structure()]
+    try:
+        blocks = [block for block in parse_cif(str(path)) if block.has_structure()]
+    except AssertionError as error:  # without a word
+        raise ValueError("the text is not that of a CIF file") from error
     which: Any = string2index(index) if isinstance(index, str) else index
     yield from map(_atoms, blocks[which] if isinstance(which, slice) else [blocks[which]])
 

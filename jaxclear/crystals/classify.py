@@ -295,15 +295,21 @@ def _answer(
         spglib=prepared.spglib,
         orientation=piece.orientation,
         recovered=piece.found,
-        notes=tuple(_notes(piece, names[first], verdict)),
+        notes=tuple(_notes(prepared, names[first], verdict)),
     )
 
 
-def _notes(piece: OrientedCluster, predicted: str, verdict: Verdict) -> list[str]:
+def _notes(prepared: Prepared, predicted: str, verdict: Verdict) -> list[str]:
     """What to keep in mind about an answer."""
     notes = []
+    piece, periods = prepared.piece, int(prepared.crystal.pbc.sum())
     compound = len(set(piece.cluster.numbers.tolist())) > 1
-    if piece.orientation == "not found":
+    if piece.orientation == "not found" and periods in (1, 2):
+        notes.append(
+            f"a structure with {periods} of three periods: lattices are found of crystals with all three, and of "
+            "pieces with none"
+        )
+    elif piece.orientation == "not found":
         notes.append(
             "no lattice was found: the class is that of the axes as given, right only if they are those of the crystal"
         )

@@ -204,7 +204,7 @@ FILES = {
     "latin.POSCAR": ("Kupfer für Jörg".encode("latin-1") + POSCAR.encode()[2:], "text in UTF-8, got byte 0xfc at 8"),
     "cut.xyz": (b"3\n\nCu 0 0 0\nCu 1 1 1\n", "complete file"),
     "noise.dat": (bytes(range(256)), "text in UTF-8"),
-    "prose.cif": (b"This is not a structure.\n", "at least one structure|complete file"),
+    "prose.cif": (b"This is not a structure.\n", "the text is not that of a CIF file"),
 }
 
 
