@@ -20,7 +20,17 @@ from typing import Any
 
 from benchmarks import timing
 
-QUESTIONS = ("clear", "class_blocks", "fingerprint", "spglib", "memory", "first_answer", "training", "dataset")
+QUESTIONS = (
+    "clear",
+    "class_blocks",
+    "fingerprint",
+    "classify",
+    "spglib",
+    "memory",
+    "first_answer",
+    "training",
+    "dataset",
+)
 RESULTS = pathlib.Path(__file__).parent / "results" / "summary.json"
 
 

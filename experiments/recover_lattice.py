@@ -155,11 +155,11 @@ def _column(
         pristine = standard_cell(pool.crystals[index]).crystal
         d_nn = nearest_neighbour_distance(cluster(pristine).positions)
         piece = (
-            _supercell(primitive(pristine), config.sites, rng)
+            random_supercell(primitive(pristine), config.sites, rng)
             if kind == "supercells"
             else _ball(pristine, config, damage.vacancies, rng)
         )
-        damaged = _damaged(_turned(piece, rng), damage, d_nn, rng)
+        damaged = damaged_as(turned(piece, rng), damage, d_nn, rng)
         before = time.process_time()
         pieces.append(orient(damaged))
         seconds.append(time.process_time() - before)
@@ -190,7 +190,7 @@ def _strangers(crystals: Sequence[Crystal], damage: Damage, config: Config, numb
     pieces = []
     for crystal in crystals:
         d_nn = nearest_neighbour_distance(cluster(crystal).positions)
-        pieces.append(orient(_damaged(_turned(_supercell(crystal, config.sites, rng), rng), damage, d_nn, rng)))
+        pieces.append(orient(damaged_as(turned(random_supercell(crystal, config.sites, rng), rng), damage, d_nn, rng)))
     _, judged = _judged(pieces)
     accepted = int((judged == "member").sum())
     verdict_counts = {word: int(count) for word, count in Counter(judged.tolist()).items()}
@@ -243,8 +243,8 @@ def supercell(crystal: Crystal, matrix: Int[np.ndarray, "3 3"]) -> Crystal:
     return Crystal(matrix @ crystal.cell, positions, numbers, occupancies, crystal.pbc, crystal.name)
 
 
-def _supercell(cell: Crystal, sites: tuple[int, int], rng: np.random.Generator) -> Crystal:
-    """A supercell by a random integer matrix, with about a number of sites drawn evenly on a logarithmic scale."""
+def random_supercell(cell: Crystal, sites: tuple[int, int], rng: np.random.Generator) -> Crystal:
+    """Returns a supercell by a random integer matrix, its number of sites drawn about evenly on a logarithmic scale."""
     count = len(cell.numbers)
     if 2 * count > sites[1]:
         return cell
@@ -263,8 +263,8 @@ def _ball(pristine: Crystal, config: Config, vacancies: float, rng: np.random.Ge
     return ball(pristine, int(np.ceil(left / (1 - vacancies))), rng)
 
 
-def _turned(crystal: Crystal, rng: np.random.Generator) -> Crystal:
-    """The structure rotated and shifted at random, lattice vectors and atoms in another order."""
+def turned(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    """Returns a structure rotated and shifted at random, lattice vectors and atoms in another order."""
     rotation = random_rotation(rng)
     order = rng.permutation(len(crystal.numbers))
     positions = crystal.positions @ rotation.T + rng.uniform(-10, 10, 3)
@@ -283,7 +283,9 @@ def random_rotation(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
     return matrix if np.linalg.det(matrix) > 0 else -matrix
 
 
-def _damaged(crystal: Crystal, damage: Damage, d_nn: float, rng: np.random.Generator) -> Crystal:
+def damaged_as(crystal: Crystal, damage: Damage, d_nn: float, rng: np.random.Generator) -> Crystal:
+    """Returns a damaged structure; `d_nn` is its nearest-neighbour distance without damage, Å."""
+
     def seed() -> int:
         return int(rng.integers(2**31))
 

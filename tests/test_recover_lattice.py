@@ -67,5 +67,5 @@ def test_supercells_of_cells_of_any_size(experiment, count):
         "cell",
     )
     for seed in range(3):
-        made = len(experiment._supercell(crystal, (60, 400), np.random.default_rng(seed)).numbers)
+        made = len(experiment.random_supercell(crystal, (60, 400), np.random.default_rng(seed)).numbers)
         assert made == count if count > 200 else 60 <= made <= 400

@@ -122,11 +122,11 @@ def average_cell(structure: Crystal, *, symprec: float = 0.01) -> AverageCell | 
     if not structure.pbc.all():
         return None
     waves = _diffraction(structure)
-    found = _from_diffraction(structure, waves)
     own = _as_given(structure, symprec) if _may_be_symmetric(waves, symprec) else None
-    if own is None or (found is not None and _explains(found, own, symprec)):
-        return found
-    return own
+    if own is not None and len(own.motif.sites) <= FEW_SITES * own.copies:
+        return own
+    found = _from_diffraction(structure, waves)
+    return found if own is None or _explains(found, symprec) else own
 
 
 class _Diffraction(NamedTuple):
@@ -165,12 +165,13 @@ def _may_be_symmetric(waves: _Diffraction, symprec: float) -> bool:
     return len(basis) < 3 or abs(round(float(np.linalg.det(basis)))) != 1
 
 
-def _explains(found: AverageCell, own: AverageCell, symprec: float) -> bool:
+def _explains(found: AverageCell | None, symprec: float) -> bool:
     """Whether a structure that is symmetric as given is no more than copies of its average, some atoms missing."""
-    few = len(own.motif.sites) <= FEW_SITES * own.copies
+    if found is None:
+        return False
     on_sites = float(np.mean(found.motif.site_of_atom >= 0))
     exact = on_sites >= NEARLY_ALL and float(found.spreads.max()) < symprec
-    return found.space_group >= LOWEST_STANDARD_GROUP and exact and not few
+    return found.space_group >= LOWEST_STANDARD_GROUP and exact
 
 
 def _from_diffraction(structure: Crystal, waves: _Diffraction) -> AverageCell | None:
