@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxclear.blas_threads import one_blas_thread
 from jaxclear.crystals import cloud as clouds
 from jaxclear.crystals import lattice as lattices
 from jaxclear.crystals import motif as motifs
@@ -97,6 +98,7 @@ class AverageCell(NamedTuple):
     setting: Setting
 
 
+@one_blas_thread
 def average_cell(structure: Crystal, *, symprec: float = 0.01) -> AverageCell | None:
     """The standard cell of the crystal that a damaged structure is made of, or None when it shows no lattice.
 
