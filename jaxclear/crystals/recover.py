@@ -52,7 +52,7 @@ def recover(crystal: Crystal, *, min_atoms: int = 128, symprec: float = 0.01) ->
     The cluster is the parallelepiped that :func:`~jaxclear.crystals.cluster` cuts from the ideal cell, vacancies
     counted as atoms; where the structure is smaller than that, periodic images fill it. Of a structure that is
     symmetric as given (see :func:`~jaxclear.crystals.average_cell`) it is the cluster of its standard cell. A piece of
-    crystal without periods is turned, and of a large one the ball of `BALL_SITES` sites around its centre is kept.
+    crystal without periods is turned, and what is outside the ball of `BALL_SITES` sites around its centre is left out.
 
     Args:
         crystal: checked.
@@ -72,12 +72,22 @@ def recover(crystal: Crystal, *, min_atoms: int = 128, symprec: float = 0.01) ->
 
 
 def _ball(crystal: Crystal, average: AverageCell) -> Crystal:
-    """The atoms of a piece without periods in the ball of `BALL_SITES` sites, filled or not, around their centre."""
+    """The atoms of a piece without periods in the ball of `BALL_SITES` sites, filled or not, around their centre.
+
+    Of a piece that is hollow there, or in parts, the ball is where most of its atoms are.
+    """
+    from scipy.spatial import KDTree
+
     density = len(average.motif.sites) / abs(np.linalg.det(average.motif.lattice))
     radius = (3 * BALL_SITES / (4 * np.pi * density)) ** (1 / 3)
-    inside = np.linalg.norm(crystal.positions - crystal.positions.mean(axis=0), axis=1) <= radius
+    positions = crystal.positions
+    tree = KDTree(positions)
+    inside = tree.query_ball_point(positions.mean(axis=0), radius, return_sorted=True)
+    counts = tree.query_ball_point(positions, radius, return_length=True)
+    if 2 * len(inside) < counts.max():
+        inside = tree.query_ball_point(positions[counts.argmax()], radius, return_sorted=True)
     return crystal._replace(
-        positions=crystal.positions[inside] @ average.rotation.T,
+        positions=positions[inside] @ average.rotation.T,
         numbers=crystal.numbers[inside],
         occupancies=crystal.occupancies[inside],
     )

@@ -121,3 +121,21 @@ def test_a_large_ball_is_a_member(atoms, name):
     piece = damaged(ball(primitive(atoms), 400, rng), rng, sigma=0.05, vacancies=0.2)
     answer = classify([to_ase(piece)], maps=False).results[0]
     assert (answer.predicted, answer.verdict) == (name, "member")
+
+
+@pytest.mark.parametrize("shape", ["hollow", "in two"])
+def test_of_a_piece_with_an_empty_middle_the_ball_is_where_its_atoms_are(shape):
+    crystal = primitive(bulk("Cu"))
+    centred = ball(crystal, 1500, np.random.default_rng(8))
+    places = centred.positions - centred.positions.mean(axis=0)
+    lengths = np.linalg.norm(places, axis=1)
+    kept = {"hollow": lengths > 0.65 * lengths.max(), "in two": np.abs(places[:, 0]) > 0.5 * lengths.max()}[shape]
+    piece = centred._replace(
+        positions=places[kept], numbers=centred.numbers[kept], occupancies=centred.occupancies[kept]
+    )
+    found = recover(piece)
+    got = found.cluster.positions @ found.rotation
+    gaps = np.linalg.norm(got[:, None] - piece.positions, axis=-1)
+    assert len(got) >= 75
+    assert len(np.unique(gaps.argmin(axis=1))) == len(got)
+    np.testing.assert_allclose(gaps.min(axis=1), 0, atol=1e-9)
