@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import sys
 
 import ase
 import jax
@@ -206,6 +207,16 @@ def test_a_compound_is_called_by_the_lattice_of_all_its_atoms():
         assert "a compound" in " ".join(result.notes)
 
 
+def test_many_structures_are_answered_in_order(monkeypatch):
+    """The network is given some at a time: as many answers as structures, each its own."""
+    monkeypatch.setattr(sys.modules["jaxclear.crystals.classify"], "_PART", 3)
+    structures = [bulk(symbol) for symbol in ("Cu", "Fe", "Si", "Po", "Al", "W", "Ge")]
+    report = crystals.classify(structures, maps=False)
+    assert [result.answer for result in report.results] == ["fcc", "bcc", "diamond", "sc", "fcc", "bcc", "diamond"]
+    assert set(report.seconds) == {"orientation", "spglib", "network"}
+    assert min(report.seconds.values()) > 0
+
+
 def test_answers_without_maps_and_by_several_processes_are_the_same():
     structures = [bulk("Cu"), bulk("Fe", cubic=True) * 4, bulk("Mg"), bulk("Ga", "sc", a=3.0)]
     whole = crystals.classify(structures)
@@ -241,6 +252,8 @@ def test_spglib_at_its_default_tolerance():
         (lambda: crystals.explain(bulk("Cu"), rule="other"), "expected rule to be one of"),
         (lambda: crystals.explain(bulk("Cu"), orientation="up"), 'expected orientation "standard" or "as given"'),
         (lambda: crystals.explain([]), "at least one structure"),
+        (lambda: crystals.classify([]), "at least one structure"),
+        (lambda: crystals.classify([], maps=False), "at least one structure"),
         (lambda: crystals.explain_clusters([]), "at least one structure"),
         (lambda: class_probabilities([]), "at least one structure"),
         (lambda: crystals.explain(molecule("H2O")), "give the lattice vectors"),
