@@ -345,6 +345,8 @@ def transformation(
 
     @functools.wraps(apply)
     def transformed(variables: Any, images: Any, *more: Any) -> Any:
+        if len(more) > len(more_axes):
+            raise TypeError(f"expected at most {2 + len(more_axes)} arguments, got {2 + len(more)}")
         images = check_images(images)
         arrays, fixed = split_leaves(variables)
         division = division_of(images)

@@ -1,8 +1,7 @@
 """One explanation on several devices is that of one device, however the images lie on them.
 
 Whole numbers in small networks make float32 exact, so that results are compared to the last bit, ties included; the
-expected ones are written out in NumPy. All of this runs on two devices, most of it once more
-on eight.
+expected ones are written out in NumPy. All of this runs on two devices, most of it once more on eight.
 """
 
 import os
@@ -250,6 +249,16 @@ def test_images_split_otherwise_are_refused_before_anything_is_compiled():
     for spec in ([None, "a"], [None, None, None, "a"]):
         with pytest.raises(ValueError, match="along their batch axis alone, got .*'a'"):
             jaxclear.clear_map(apply)(None, on_mesh(images, (COUNT,), spec))
+
+
+@pytest.mark.parametrize("name", ["clear", "responses", "heat", "units"])
+def test_an_argument_too_many_is_refused_wherever_the_images_lie(name):
+    apply, variables, images = small_network(batch=8)
+    explain = EXPLANATIONS[name](apply)
+    labels = np.arange(8) % 5
+    for placed in (images, on_mesh(images, *SPLITS["batch"])):
+        with pytest.raises(TypeError, match="argument"):
+            explain(variables, placed, labels, labels)
 
 
 def test_what_cannot_be_placed():
