@@ -76,17 +76,12 @@ def heat_map(
             opposing = jnp.maximum(opposing, jnp.where(is_own, -jnp.inf, responses).max(axis=0))
             return supporting, opposing
 
-        def merge(found: tuple[Array, Array]) -> tuple[Array, Array]:
-            supporting, opposing = found
-            return supporting.max(axis=0), opposing.max(axis=0)
-
         nothing = constant_map(images, -jnp.inf)
         blocks = backprop.blocks(jnp.arange(backprop.num_classes), class_block)
-        (supporting, opposing), scores = backprop.fold(step, merge, (nothing, nothing), blocks)
+        (supporting, opposing), scores = backprop.fold(step, _largest, (nothing, nothing), blocks)
         return HeatMap(supporting, opposing, own, unblock(scores, backprop.num_classes))
 
     compiled = transformation(apply, core, class_block=class_block, more_axes=(0,))
-
     counts: dict[tuple[int, ...], int] = {}
 
     def count_classes(variables: Any, images: Array) -> int:
@@ -101,6 +96,12 @@ def heat_map(
         return compiled(variables, images, check_labels(labels, len(images), count_classes(variables, images)))
 
     return heat
+
+
+def _largest(found: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Returns each pixel's evidence for and against from that of all devices."""
+    supporting, opposing = found
+    return supporting.max(axis=0), opposing.max(axis=0)
 
 
 def binary_map(

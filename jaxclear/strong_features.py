@@ -182,12 +182,13 @@ def ablation(
     out_axes = 0, *[1] * (len(Ablation._fields) - 1)
     compiled = transformation(apply, core, out_axes=Ablation._make(out_axes), more_axes=(1,))
 
-    @functools.partial(jax.jit, static_argnums=1)
-    def keys_of(key: PRNGKeyArray, number: int) -> PRNGKeyArray:
-        return jax.vmap(lambda own: jax.random.split(own, number))(jax.random.split(key, len(values)))
-
     def ablate(variables: Any, images: Any, key: PRNGKeyArray) -> Ablation:
         images = check_images(images)
-        return compiled(variables, images, keys_of(key, len(images)))
+        return compiled(variables, images, _keys(key, len(values), len(images)))
 
     return ablate
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _keys(key: PRNGKeyArray, thresholds: int, images: int) -> PRNGKeyArray:
+    return jax.vmap(lambda own: jax.random.split(own, images))(jax.random.split(key, thresholds))
