@@ -167,8 +167,9 @@ class MaxPool:
 def max_pool(x: Float[Array, "B *spatial C"], window: int, stride: int) -> Float[Array, "B *pooled C"]:
     """Returns the max-pooling of square windows without padding, with a gradient by its switches.
 
-    Values and gradients are those of `flax.linen.max_pool`, to the last digit. On a CPU XLA's own gradient of a pooling
-    (select and scatter) takes longer than all convolutions of a small network together.
+    Values and gradients are those of `flax.linen.max_pool`; where windows overlap, the gradient's sums run in another
+    order. On a CPU XLA's own gradient of a pooling (select and scatter) takes longer than all convolutions of a small
+    network together.
 
     Args:
         x: images or features.

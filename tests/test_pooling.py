@@ -120,7 +120,7 @@ def test_switches_are_kept_once_for_all_classes():
     ("shape", "window", "stride"), [((2, 8, 6, 3), 2, 2), ((2, 9, 7, 3), 3, 2), ((3, 11, 2), 2, 3)]
 )
 def test_pooling_of_training_is_that_of_the_network(shape, window, stride):
-    """Values and gradients to the last digit, where many values are equal too."""
+    """Where many values are equal too; sums over overlapping windows differ in their last digit."""
     x = jnp.asarray(np.random.default_rng(0).integers(0, 3, shape), jnp.float32)
     inner = len(shape) - 2
 
