@@ -246,14 +246,15 @@ def supercell(crystal: Crystal, matrix: Int[np.ndarray, "3 3"]) -> Crystal:
 def random_supercell(cell: Crystal, sites: tuple[int, int], rng: np.random.Generator) -> Crystal:
     """Returns a supercell by a random integer matrix, its number of sites drawn about evenly on a logarithmic scale."""
     count = len(cell.numbers)
-    if 2 * count > sites[1]:
+    fewest, most = -(-sites[0] // count), sites[1] // count
+    if most <= 1:
         return cell
-    wanted = np.exp(rng.uniform(*np.log(sites))) / count
+    wanted = max(fewest, np.exp(rng.uniform(*np.log(sites))) / count)
     while True:
         matrix = rng.integers(-5, 6, (3, 3))
         copies = abs(round(np.linalg.det(matrix)))
-        near = 0.8 * wanted <= copies <= 1.25 * wanted or copies == max(1, round(wanted))
-        if sites[0] <= copies * count <= sites[1] and near:
+        near = 0.8 * wanted <= copies <= 1.25 * wanted or copies == min(round(wanted), most)
+        if fewest <= copies <= most and near:
             return supercell(cell, matrix)
 
 
