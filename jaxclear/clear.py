@@ -50,8 +50,9 @@ def clear_map(
 
     The responses of all classes never stand in memory together: blocks of classes pass a running maximum. Images that
     lie on several devices (`jaxclear.place`, or any `NamedSharding` that splits no other axis than the batch) are
-    explained by all of them, and devices with the same images share their classes. `jax.jit` around the function hides
-    from it how images lie, unless the axes of their mesh are explicit; without it the function is compiled as well.
+    explained by all of them, and devices with the same images share their classes; a network whose answer for an image
+    depends on the others of the batch is not for this. `jax.jit` around the function hides from it how images lie,
+    unless the axes of their mesh are explicit; without it the function is compiled as well.
 
     Args:
         apply: `(variables, images)` -> class maps (B, *map, K) or logits (B, K).
