@@ -4,9 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import ase
     from ase.io.cif import CIFBlock
+
+_PERIODS = 3
+_SAME_PLACE = 1e-3
+"""Fractional coordinates that differ by less are the same to ASE."""
 
 
 def iread(path: Path, index: int | str | slice) -> "Iterator[ase.Atoms]":
@@ -32,16 +38,26 @@ def iread(path: Path, index: int | str | slice) -> "Iterator[ase.Atoms]":
 
 def _atoms(block: "CIFBlock") -> "ase.Atoms":
     """The atoms of a block. ASE's own way takes time that grows with the square of the atoms listed."""
-    if block.get_cell().rank < 3 or not _lists_every_atom(block):
-        return block.get_atoms()
-    atoms = block.get_unsymmetrized_structure()
-    atoms.pbc = True
-    atoms.wrap(eps=0.0)
-    return atoms
+    if block.get_cell().rank == _PERIODS and _lists_every_atom(block):
+        atoms = block.get_unsymmetrized_structure()
+        atoms.pbc = True
+        atoms.wrap(eps=0.0)
+        if not _meet(atoms):
+            return atoms
+    return block.get_atoms()
 
 
 def _lists_every_atom(block: "CIFBlock") -> bool:
-    """Whether the block has no symmetry to apply, and no place that atoms share."""
+    """Whether the block has no symmetry to apply, and no site that is filled in part."""
     occupancies: Any = block.get("_atom_site_occupancy")
     full = occupancies is None or all(value == 1 for value in occupancies)
     return full and len(block.get_spacegroup(subtrans_included=True).get_symop()) == 1
+
+
+def _meet(atoms: "ase.Atoms") -> bool:
+    """Whether two atoms are listed at one place or at periodic images of it, which ASE makes one of."""
+    from scipy.spatial import KDTree
+
+    places = atoms.get_scaled_positions(wrap=True)
+    places[places >= 1] = 0.0
+    return bool(KDTree(places, boxsize=1.0).query_pairs(_SAME_PLACE, p=np.inf))

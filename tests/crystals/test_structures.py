@@ -107,11 +107,14 @@ def test_a_cif_file_is_what_ase_makes_of_it(tmp_path):
             assert one.pbc.all()
 
 
-def test_atoms_listed_twice_in_a_cif_file(tmp_path):
-    twice = bulk("Cu", cubic=True) + bulk("Cu")
-    ase.io.write(tmp_path / "twice.cif", twice)
-    with pytest.raises(StructureError, match=r"twice.cif: expected atoms apart, got atoms 0 and 4"):
-        read(tmp_path / "twice.cif")
+@pytest.mark.parametrize("shift", [0.0, 1.0, 1.0 - 1e-9])
+def test_a_cif_file_that_lists_an_atom_and_its_image(tmp_path, shift):
+    """As programs write it that draw the atoms on all faces of a cell."""
+    cube = bulk("Cu", cubic=True)
+    more = ase.Atoms("Cu", cell=cube.cell, scaled_positions=[[shift, 0, 0]])
+    ase.io.write(tmp_path / "twice.cif", cube + more, wrap=False)
+    (crystal,) = read(tmp_path / "twice.cif")
+    np.testing.assert_allclose(crystal.positions, cube.positions, atol=1e-6)
 
 
 @settings(deadline=None, max_examples=25)
