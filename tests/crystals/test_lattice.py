@@ -102,3 +102,28 @@ def test_a_glass_has_little_evidence():
     for core in (1.2, 1.9):
         found = search(glass(rng, 100, core))
         assert found is None or found.evidence < 25
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**31), st.integers(0, 30), st.integers(1, 5), st.booleans())
+def test_evidence_of_several_choices_is_that_of_each(seed, count, choices, some_certain):
+    """By columns and one by one, against a plain loop."""
+    rng = np.random.default_rng(seed)
+    proof = lattice._Proof(rng.normal(size=count), rng.random(count) < (0.2 if some_certain else 0.0))
+    waves = np.arange(count)
+    chosen = rng.random((count, choices)) < 0.6
+    expected = []
+    for column in chosen.T:
+        best, sure, total, certain = -np.inf, False, 0.0, False
+        for wave in np.flatnonzero(column):
+            total += proof.evidence[wave]
+            certain |= bool(proof.certain[wave])
+            if total > best:
+                best, sure = total, certain
+        expected.append(0.0 if not column.any() else best if sure else min(best, 0.0))
+    one_by_one = [lattice._gain(proof, np.flatnonzero(column)) for column in chosen.T]
+    np.testing.assert_allclose(one_by_one, expected, rtol=1e-12)
+    if count:
+        # Only what is above zero counts: sums of columns begin at the zero of waves that are not chosen.
+        together = lattice._gains(proof, waves, chosen)
+        np.testing.assert_allclose(np.maximum(together, 0), np.maximum(expected, 0), rtol=1e-12, atol=1e-12)
