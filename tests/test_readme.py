@@ -84,6 +84,33 @@ def test_figures_of_the_table_are_those_of_the_experiment(words):
     assert f"| {words} | {' | '.join(shares)} |" in README
 
 
+TURNED = {
+    "undamaged": "pristine",
+    "σ = 0.06 Å, 40 % missing": "sigma 0.06 A, vacancies 40 %",
+    "σ = 0.1 of the neighbour distance, 25 % missing": "sigma 0.1 d_nn, vacancies 25 %",
+    "σ = 0.13 of it": "sigma 0.13 d_nn",
+    "strained by 1 %": "strain 1 %, sigma 0.02 A",
+    "5 % more atoms, between the sites": "interstitials 5 %, sigma 0.02 A",
+}
+BALLS = {
+    "a ball, no cell": "pristine",
+    "a ball, σ = 0.05 of the neighbour distance": "sigma 0.05 d_nn",
+    "a ball, 20 % missing": "vacancies 20 %",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "column"),
+    [("supercells", *pair) for pair in TURNED.items()] + [("clusters", *pair) for pair in BALLS.items()],
+)
+def test_figures_of_turned_cells_are_those_of_the_experiment(kind, words, column):
+    figures = json.loads((RESULTS / "recover_lattice.json").read_text())["figures"]
+    found = figures[kind][column]["classify"]
+    accepted = f"{figures['strangers'][column]['accepted_percent']:.1f}" if kind == "supercells" else "–"
+    row = f"| {words} | {found['class_percent']:.1f} | {found['class_and_member_percent']:.1f} | {accepted} |"
+    assert row in README
+
+
 def test_figures_of_the_verdict_are_those_of_the_experiment():
     moderate = json.loads((RESULTS / "calibrate_crystals.json").read_text())["figures"]["moderate"]
     for figure in (
