@@ -318,7 +318,7 @@ def _read_file(path: Path, index: int | str | slice, max_atoms: int | None) -> l
     if not frames:
         raise StructureError(
             f"{path}: expected at least one structure, got none; check the file and the index {index!r}"
-        )
+        ) from (IndexError(index) if isinstance(index, int) else None)
     names = [str(path)] if len(frames) == 1 else [f"{path}@{frame}" for frame in range(len(frames))]
     return [from_ase(atoms, name=name, max_atoms=max_atoms) for atoms, name in zip(frames, names, strict=True)]
 

@@ -66,6 +66,8 @@ def test_many_frames(tmp_path):
     assert read(path)[2].name.endswith("@2")
     assert read(path, index="1:")[0].numbers[0] == 26
     assert read(path, index=-1)[0].numbers[0] == 13
+    with pytest.raises(StructureError, match="at least one structure, got none; check the file and the index 7"):
+        read(path, index=7)
 
 
 def test_sequences_of_anything(tmp_path):
