@@ -231,18 +231,18 @@ def hermite(rows: Int[np.ndarray, "rows 3"]) -> Int[np.ndarray, "rank 3"]:
 
 def members(indices: Int[np.ndarray, "waves 3"], basis: Int[np.ndarray, "rank 3"]) -> Bool[np.ndarray, " waves"]:
     """Which integer vectors belong to the lattice with the given basis, of any rank."""
+    columns = indices.T  # NumPy is twice as fast along the long axis
     if len(basis) == 3:
-        coordinates = indices @ np.linalg.inv(basis)
-        return _whole(coordinates, 1e-6)
-    coordinates = np.rint(indices @ np.linalg.pinv(basis.astype(float)))
-    away = np.abs(coordinates @ basis - indices) < 0.5
-    return away[:, 0] & away[:, 1] & away[:, 2]
+        return _whole(np.linalg.inv(basis).T @ columns)
+    coordinates = np.rint(np.linalg.pinv(basis.astype(float)).T @ columns)
+    away = np.abs(basis.T @ coordinates - columns) < 0.5
+    return away[0] & away[1] & away[2]
 
 
-def _whole(coordinates: Float[np.ndarray, "waves 3"], tolerance: float) -> Bool[np.ndarray, " waves"]:
-    """Which rows are whole numbers; column by column, since NumPy's `all` over short rows is slow."""
-    near = np.abs(coordinates - np.rint(coordinates)) < tolerance
-    return near[:, 0] & near[:, 1] & near[:, 2]
+def _whole(coordinates: Float[np.ndarray, "3 waves"]) -> Bool[np.ndarray, " waves"]:
+    """Which columns are whole numbers."""
+    near = np.abs(coordinates - np.rint(coordinates)) < 1e-6
+    return near[0] & near[1] & near[2]
 
 
 def find_sublattice(
@@ -266,7 +266,7 @@ def find_sublattice(
             vacancies alone has few intensities that differ, and their median may be far below their mean.
     """
     proof = _proof(ratios, coherence, coherent_peak)
-    indices = spectrum.indices.astype(float)
+    indices = np.asfortranarray(spectrum.indices, float)
     basis, inside = np.zeros((0, 3), dtype=np.int64), np.zeros(len(ratios), dtype=bool)
     left = np.flatnonzero(ratios > LEAST_PEAK)
     left = left[np.argsort(-ratios[left], kind="stable")]
@@ -364,7 +364,7 @@ def superlattices(
     for prime in (2, 3):
         parts = coordinates * prime
         whole = np.rint(parts)
-        near = np.flatnonzero(_whole(parts, 1e-6))
+        near = np.flatnonzero(_whole(parts.T))
         classes = whole[near].astype(np.int64) % prime
         near, classes = near[classes.any(axis=1)], classes[classes.any(axis=1)]
         for line in projective(prime):
