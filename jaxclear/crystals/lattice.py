@@ -270,16 +270,19 @@ def find_sublattice(
     basis, inside = np.zeros((0, 3), dtype=np.int64), np.zeros(len(ratios), dtype=bool)
     left = np.flatnonzero(ratios > LEAST_PEAK)
     left = left[np.argsort(-ratios[left], kind="stable")]
-    refused = 0
+    refused, without_evidence = 0, set[bytes]()
     for _ in range(MOST_TRIED):
         if not len(left) or refused == MOST_REFUSED:
             break
         grown = hermite(np.vstack([basis, spectrum.indices[left[0]]]))
-        within = members(indices, grown)
-        if _gain(proof, np.flatnonzero(within & ~inside)) > 0:
+        within = None if grown.tobytes() in without_evidence else members(indices, grown)
+        if within is not None and _gain(proof, np.flatnonzero(within & ~inside)) > 0:
             basis, inside, refused = grown, within, 0
+            without_evidence.clear()
             left = left[~inside[left]]
         else:
+            # Chance maxima mostly lead to the same few lattices.
+            without_evidence.add(grown.tobytes())
             left, refused = left[1:], refused + 1
     if len(basis) < 3:
         return None
