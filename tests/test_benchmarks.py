@@ -1,5 +1,6 @@
 """The benchmarks count, compare and report rightly; each runs on a small case."""
 
+import argparse
 import dataclasses
 import functools
 import importlib.util
@@ -16,6 +17,7 @@ from benchmarks import (
     __main__ as everything,
 )
 from benchmarks import (
+    bench_classify,
     bench_clear,
     bench_fingerprint,
     bench_first_answer,
@@ -221,3 +223,14 @@ def test_big_networks_have_a_thousand_classes_at_about_their_published_cost(name
     found = operations(apply, parameters, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
     assert found.multiply_adds == pytest.approx(published, rel=0.03)
     assert layers[-1].filters == 1000
+
+
+def test_classify_names_damaged_cells(monkeypatch):
+    monkeypatch.setattr(bench_classify, "cores", lambda: 1)
+    rows = bench_classify.measure(argparse.Namespace(structures=14, quick=True))
+    assert [row["workers"] for row in rows] == [0, 1]
+    for row in rows:
+        assert set(row) == set(bench_classify.COLUMNS)
+        assert row["structures"] == 14
+        assert row["accuracy"] > 90
+        assert np.isfinite([row["structures_s"], row["cpu_ms"]]).all()
