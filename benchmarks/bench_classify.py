@@ -25,9 +25,9 @@ from jaxtyping import Int
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks import timing
-from experiments.recover_lattice import CELLS, Config, damaged_as, primitive, random_supercell, turned
+from experiments.recover_lattice import CELLS, Config, primitive, random_supercell, turned_and_damaged
 from jaxclear import crystals
-from jaxclear.crystals.cells import cluster, nearest_neighbour_distance, standard_cell
+from jaxclear.crystals.cells import standard_cell
 from jaxclear.crystals.structures import Crystal
 from jaxclear.crystals.symmetry import CLASS_NAMES
 from jaxclear.worker_processes import cores
@@ -45,9 +45,8 @@ def cells(count: int) -> tuple[list[Crystal], Int[np.ndarray, " count"]]:
     found = []
     for number, crystal in enumerate(made.crystals):
         pristine = standard_cell(crystal).crystal
-        d_nn = nearest_neighbour_distance(cluster(pristine).positions)
-        cell = turned(random_supercell(primitive(pristine), Config(source="").sites, rng), rng)
-        found.append(damaged_as(cell, tuple(CELLS.values())[number % len(CELLS)], d_nn, rng))
+        cell = random_supercell(primitive(pristine), Config(source="").sites, rng)
+        found.append(turned_and_damaged(cell, pristine, tuple(CELLS.values())[number % len(CELLS)], rng))
     return found, made.labels
 
 

@@ -153,13 +153,12 @@ def _column(
     for _ in range(trials):
         index = int(rng.integers(len(pool.labels)))
         pristine = standard_cell(pool.crystals[index]).crystal
-        d_nn = nearest_neighbour_distance(cluster(pristine).positions)
         piece = (
             random_supercell(primitive(pristine), config.sites, rng)
             if kind == "supercells"
             else _ball(pristine, config, damage.vacancies, rng)
         )
-        damaged = damaged_as(turned(piece, rng), damage, d_nn, rng)
+        damaged = turned_and_damaged(piece, pristine, damage, rng)
         before = time.process_time()
         pieces.append(orient(damaged))
         seconds.append(time.process_time() - before)
@@ -189,8 +188,8 @@ def _strangers(crystals: Sequence[Crystal], damage: Damage, config: Config, numb
     rng = np.random.default_rng([config.seed, number, 2])
     pieces = []
     for crystal in crystals:
-        d_nn = nearest_neighbour_distance(cluster(crystal).positions)
-        pieces.append(orient(damaged_as(turned(random_supercell(crystal, config.sites, rng), rng), damage, d_nn, rng)))
+        piece = random_supercell(crystal, config.sites, rng)
+        pieces.append(orient(turned_and_damaged(piece, crystal, damage, rng)))
     _, judged = _judged(pieces)
     accepted = int((judged == "member").sum())
     verdict_counts = {word: int(count) for word, count in Counter(judged.tolist()).items()}
@@ -264,8 +263,14 @@ def _ball(pristine: Crystal, config: Config, vacancies: float, rng: np.random.Ge
     return ball(pristine, int(np.ceil(left / (1 - vacancies))), rng)
 
 
-def turned(crystal: Crystal, rng: np.random.Generator) -> Crystal:
-    """Returns a structure rotated and shifted at random, lattice vectors and atoms in another order."""
+def turned_and_damaged(piece: Crystal, pristine: Crystal, damage: Damage, rng: np.random.Generator) -> Crystal:
+    """Returns a piece of a pristine crystal in unknown axes and damaged; lengths are those of the pristine one."""
+    d_nn = nearest_neighbour_distance(cluster(pristine).positions)
+    return _damaged(_turned(piece, rng), damage, d_nn, rng)
+
+
+def _turned(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    """The structure rotated and shifted at random, lattice vectors and atoms in another order."""
     rotation = random_rotation(rng)
     order = rng.permutation(len(crystal.numbers))
     positions = crystal.positions @ rotation.T + rng.uniform(-10, 10, 3)
@@ -284,9 +289,7 @@ def random_rotation(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
     return matrix if np.linalg.det(matrix) > 0 else -matrix
 
 
-def damaged_as(crystal: Crystal, damage: Damage, d_nn: float, rng: np.random.Generator) -> Crystal:
-    """Returns a damaged structure; `d_nn` is its nearest-neighbour distance without damage, Å."""
-
+def _damaged(crystal: Crystal, damage: Damage, d_nn: float, rng: np.random.Generator) -> Crystal:
     def seed() -> int:
         return int(rng.integers(2**31))
 
