@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     import ase
     from ase.io.cif import CIFBlock
 
-_PERIODS = 3
 _SAME_PLACE = 1e-3
 """Fractional coordinates that differ by less are the same to ASE."""
 
@@ -38,7 +37,7 @@ def iread(path: Path, index: int | str | slice) -> "Iterator[ase.Atoms]":
 
 def _atoms(block: "CIFBlock") -> "ase.Atoms":
     """The atoms of a block. ASE's own way takes time that grows with the square of the atoms listed."""
-    if block.get_cell().rank == _PERIODS and _lists_every_atom(block):
+    if block.get_cell().rank == 3 and _lists_every_atom(block):
         atoms = block.get_unsymmetrized_structure()
         atoms.pbc = True
         atoms.wrap(eps=0.0)
