@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from jaxclear.blas_threads import one_blas_thread
 from jaxclear.crystals import cloud as clouds
 from jaxclear.crystals import lattice as lattices
-from jaxclear.crystals import motif as motifs
 from jaxclear.crystals import motif_fit as fits
 from jaxclear.crystals.cells import (
     LOWEST_STANDARD_GROUP,
@@ -24,15 +23,17 @@ from jaxclear.crystals.cells import (
     nearest_neighbour_distance,
     symmetry_dataset,
 )
-from jaxclear.crystals.idealise import idealised, lattice_rotations
+from jaxclear.crystals.given_symmetry import Diffraction, diffraction, given_symmetry
+from jaxclear.crystals.idealise import idealised
 from jaxclear.crystals.motif import Motif
 from jaxclear.crystals.shapes import ideal_dataset
+from jaxclear.crystals.structure_factors import Spectrum, signal
 from jaxclear.crystals.structures import Crystal
 
 CUTOFFS = (3.0, 2.0)
 """Greatest wave vectors, in units of 1 / nearest-neighbour distance, tried in turn."""
-LEAST_WAVES, MOST_WAVES = 20, 600
-"""Wave vectors below which nothing can be told, and how many are taken for each atom: more than a solid has."""
+LEAST_WAVES = 20
+"""Wave vectors below which nothing can be told."""
 LEAST_OCCUPANCIES = (0.3, 0.1)
 """Of a site, relative to the median, tried in turn: few copies of a large motif may leave a site nearly empty."""
 COHERENT_PEAKS = (lattices.COHERENT_PEAK, 3 * lattices.COHERENT_PEAK)
@@ -45,10 +46,6 @@ MOST_STRAIN = 0.0135
 """Greatest principal strain that idealising the lattice may take: what a strain of 1 % leaves beside its mean."""
 FEW_SITES = 8
 """A structure that is symmetric as given with no more atoms in its primitive cell is no damaged supercell."""
-BEYOND_TOLERANCE = 4.0
-"""Intensity, over that of atoms displaced by the tolerance along the wave, of a wave that no symmetry puts out."""
-SPANNING = 30
-"""Waves that are looked at for a basis of the reciprocal lattice."""
 NEARLY_ALL = 0.95
 """Part of the atoms on sites from which a structure that is symmetric as given is one with interstitials."""
 
@@ -123,48 +120,12 @@ def average_cell(structure: Crystal, *, symprec: float = 0.01) -> AverageCell | 
         return _from_cloud(structure)
     if not structure.pbc.all():
         return None
-    waves = _diffraction(structure)
-    own = _as_given(structure, symprec) if _may_be_symmetric(waves, symprec) else None
+    waves = diffraction(structure, cutoff=CUTOFFS[0])
+    own = _as_given(structure, waves, symprec)
     if own is not None and len(own.motif.sites) <= FEW_SITES * own.copies:
         return own
     found = _from_diffraction(structure, waves)
     return found if own is None or _explains(found, symprec) else own
-
-
-class _Diffraction(NamedTuple):
-    """A structure's reduced cell, its nearest-neighbour distance, atoms of each species, and structure factors."""
-
-    cell: Float[np.ndarray, "3 3"]
-    d_nn: float
-    counts: Float[np.ndarray, " species"]
-    spectrum: lattices.Spectrum
-
-
-def _diffraction(structure: Crystal) -> _Diffraction:
-    cell = lattices.reduced(structure.cell) @ structure.cell
-    d_nn = motifs.spacing(structure, cell)
-    _, kinds = np.unique(structure.numbers, return_inverse=True)
-    # The box around a molecule or a slab has wave vectors without end.
-    most = (3 * MOST_WAVES * len(kinds) / (2 * np.pi * abs(np.linalg.det(cell)))) ** (1 / 3)
-    cutoff = min(CUTOFFS[0] / d_nn, most)
-    spectrum = lattices.spectrum(cell, structure.positions, kinds, structure.occupancies, cutoff=cutoff)
-    return _Diffraction(cell, d_nn, np.bincount(kinds, weights=structure.occupancies), spectrum)
-
-
-def _may_be_symmetric(waves: _Diffraction, symprec: float) -> bool:
-    """Whether a structure as given may have a group with axes: spares a symmetry search that ends with none.
-
-    Without a period shorter than the cell's, axes need a cell that has them. A period ``t`` puts out every wave with
-    ``G . t`` not whole: where those that are there span the whole reciprocal lattice there is none.
-    """
-    strain = symprec / float(np.linalg.norm(waves.cell, axis=1).min())
-    if len(lattice_rotations(waves.cell, strain)[0]) > 2:
-        return True
-    intensities = np.abs(waves.spectrum.amplitudes.sum(axis=0)) ** 2
-    tolerated = waves.counts.sum() * (2 * np.pi * waves.spectrum.lengths * symprec) ** 2
-    there = waves.spectrum.indices[intensities > BEYOND_TOLERANCE * tolerated][:SPANNING]
-    basis = lattices.hermite(there)
-    return len(basis) < 3 or abs(round(float(np.linalg.det(basis)))) != 1
 
 
 def _explains(found: AverageCell | None, symprec: float) -> bool:
@@ -176,7 +137,7 @@ def _explains(found: AverageCell | None, symprec: float) -> bool:
     return found.space_group >= LOWEST_STANDARD_GROUP and exact
 
 
-def _from_diffraction(structure: Crystal, waves: _Diffraction) -> AverageCell | None:
+def _from_diffraction(structure: Crystal, waves: Diffraction) -> AverageCell | None:
     """The average over the lattice of the Bragg peaks; of the cut-offs the first with a group that has axes."""
     cell, d_nn, whole = waves.cell, waves.d_nn, waves.spectrum
     best = None
@@ -184,8 +145,8 @@ def _from_diffraction(structure: Crystal, waves: _Diffraction) -> AverageCell | 
         count = int(np.searchsorted(whole.lengths, cutoff / d_nn))
         if count < LEAST_WAVES:
             continue
-        part = lattices.Spectrum(whole.indices[:count], whole.lengths[:count], whole.amplitudes[:, :count])
-        ratios, coherence = lattices.signal(part, waves.counts)
+        part = Spectrum(whole.indices[:count], whole.lengths[:count], whole.amplitudes[:, :count])
+        ratios, coherence = signal(part, waves.counts)
         peaks = lattices.find_sublattice(part, ratios, coherence, coherent_peak=coherent_peak)
         if peaks is None or peaks.evidence < LEAST_EVIDENCE:
             continue
@@ -203,7 +164,7 @@ def _from_diffraction(structure: Crystal, waves: _Diffraction) -> AverageCell | 
 def _best_motif(
     structure: Crystal,
     cell: Float[np.ndarray, "3 3"],
-    spectrum: lattices.Spectrum,
+    spectrum: Spectrum,
     ratios: Float[np.ndarray, " waves"],
     basis: Int[np.ndarray, "3 3"],
     d_nn: float,
@@ -353,18 +314,19 @@ def _rotation(
     return left @ right
 
 
-def _as_given(structure: Crystal, symprec: float) -> AverageCell | None:
+def _as_given(structure: Crystal, waves: Diffraction, symprec: float) -> AverageCell | None:
     """The structure's own cell as its average, where it has a group with axes."""
-    if np.linalg.det(structure.cell) < 0:
-        structure = structure._replace(cell=-structure.cell)
-    dataset = symmetry_dataset(structure, symprec=symprec)
-    if dataset is None or dataset.number < LOWEST_STANDARD_GROUP:
+    found = given_symmetry(structure, waves, symprec)
+    if found is None or found.dataset.number < LOWEST_STANDARD_GROUP:
         return None
-    standard = in_standard_setting(structure, dataset)
-    setting = Setting(np.array(dataset.transformation_matrix), np.array(dataset.origin_shift))
+    dataset = found.dataset
+    standard = in_standard_setting(found.primitive, dataset)
+    lattice = structure.cell if np.linalg.det(structure.cell) > 0 else -structure.cell
+    matrix = np.array(dataset.transformation_matrix) @ np.linalg.inv(found.primitive.cell).T @ lattice.T
+    setting = Setting(matrix, np.array(dataset.origin_shift))
     count = len(structure.numbers)
     motif = Motif(
-        lattice=structure.cell,
+        lattice=lattice,
         sites=structure.positions,
         site_of_atom=np.arange(count),
         steps=np.zeros((count, 3), dtype=np.int64),
@@ -375,12 +337,12 @@ def _as_given(structure: Crystal, symprec: float) -> AverageCell | None:
     return AverageCell(
         crystal=standard,
         space_group=int(dataset.number),
-        arrangement_group=_arrangement_group(structure, dataset, symprec),
+        arrangement_group=_arrangement_group(found.primitive, dataset, symprec),
         sites=sites,
         occupancies=np.ones(len(sites)),
         spreads=np.zeros(len(sites)),
         copies=count // len(np.unique(dataset.mapping_to_primitive)),
-        rotation=_rotation(structure.cell, setting, standard.cell),
+        rotation=_rotation(lattice, setting, standard.cell),
         strain=0.0,
         d_nn=nearest_neighbour_distance(cluster(standard).positions),
         evidence=np.inf,

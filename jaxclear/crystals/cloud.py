@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxclear.crystals import lattice as lattices
 from jaxclear.crystals.motif import Motif
+from jaxclear.crystals.structure_factors import background, evidence, spectrum
 
 CUTOFF = 2.2
 """Greatest wave vector, in units of 1 / nearest-neighbour distance."""
@@ -72,11 +73,11 @@ def find_peaks(positions: Float[np.ndarray, "atoms 3"], *, d_nn: float) -> tuple
     size = radius(positions)
     count = len(positions)
     box = np.eye(3) * size / STEP
-    waves = lattices.spectrum(box, positions, np.zeros(count, dtype=int), np.ones(count), cutoff=CUTOFF / d_nn)
+    waves = spectrum(box, positions, np.zeros(count, dtype=int), np.ones(count), cutoff=CUTOFF / d_nn)
     outer = np.searchsorted(waves.lengths, INNERMOST / size)
     vectors = waves.indices[outer:] @ np.linalg.inv(box).T
     intensities = np.abs(waves.amplitudes[0, outer:].astype(complex)) ** 2
-    level = lattices.background(intensities, floor=0.05 * count)
+    level = background(intensities, floor=0.05 * count)
     ratios = intensities / level
     high = np.flatnonzero(ratios >= lattices.LEAST_PEAK / 2)
     high = high[np.argsort(-ratios[high], kind="stable")]
@@ -139,7 +140,7 @@ def candidates(
         d_nn: an estimate of the nearest-neighbour distance, Å.
     """
     size = radius(positions)
-    gain = np.maximum(lattices.evidence(peaks.ratios), 0.0)
+    gain = np.maximum(evidence(peaks.ratios), 0.0)
     ball = 2 / 3 * np.pi * (CUTOFF / d_nn) ** 3
     clear = np.flatnonzero(peaks.ratios > lattices.LEAST_PEAK)
     shortest = clear[np.argsort(np.linalg.norm(peaks.vectors[clear], axis=1))][:BASES]
@@ -224,12 +225,12 @@ def _evidence(
     d_nn: float,
 ) -> float:
     """Evidence of the reciprocal lattice of given lattice vectors, as of a sublattice in a cell."""
-    points = lattices.spectrum(vectors, np.zeros((1, 3)), np.zeros(1, dtype=int), np.ones(1), cutoff=CUTOFF / d_nn)
+    points = spectrum(vectors, np.zeros((1, 3)), np.zeros(1, dtype=int), np.ones(1), cutoff=CUTOFF / d_nn)
     waves = points.indices @ np.linalg.inv(vectors).T
     outer = points.lengths > profile[0, 0]
     ratios = np.abs(_structure_factor(positions, waves[outer])) ** 2
     ratios /= np.interp(points.lengths[outer], profile[:, 0], profile[:, 1])
-    return float(np.cumsum(lattices.evidence(ratios)).max(initial=0.0))
+    return float(np.cumsum(evidence(ratios)).max(initial=0.0))
 
 
 def refined(motif: Motif, positions: Float[np.ndarray, "atoms 3"]) -> Float[np.ndarray, "3 3"]:

@@ -14,14 +14,10 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Complex, Float, Int
+from jaxtyping import Bool, Float, Int
 
-SHELL = 100
-"""Wave vectors in a shell whose median gives the background."""
-FLOOR = 1e-3
-"""Least background, as a fraction of incoherent scattering; a pristine crystal has none of its own."""
-SIGNAL = 5.0
-"""Typical intensity of a Bragg peak over the background, in the prior of :func:`evidence`."""
+from jaxclear.crystals.structure_factors import Spectrum, evidence
+
 LEAST_PEAK = 6.0
 """Intensities up to so many backgrounds are not tried as peaks."""
 MOST_REFUSED = 20
@@ -34,20 +30,6 @@ BRIGHT = 3.0
 MOST_SUPERLATTICES = 3
 PRIMES = (2, 3, 5, 7)
 """Indices of the sublattices that are tried at the end."""
-
-
-class Spectrum(NamedTuple):
-    """Structure factors of a cell on its reciprocal lattice, up to a cut-off and without the origin, sorted by length.
-
-    Of each pair of opposite wave vectors, which have the same intensity, there is one.
-    """
-
-    indices: Int[np.ndarray, "waves 3"]
-    """Integer coordinates in the reciprocal lattice of the cell."""
-    lengths: Float[np.ndarray, " waves"]
-    """1/Å."""
-    amplitudes: Complex[np.ndarray, "species waves"]
-    """Structure factor of the atoms of each species, each atom of weight 1."""
 
 
 class Sublattice(NamedTuple):
@@ -93,139 +75,31 @@ def reduced(cell: Float[np.ndarray, "3 3"]) -> Int[np.ndarray, "3 3"]:
         return steps if np.linalg.det(vectors) > 0 else -steps
 
 
-def spectrum(
-    cell: Float[np.ndarray, "3 3"],
-    positions: Float[np.ndarray, "atoms 3"],
-    kinds: Int[np.ndarray, " atoms"],
-    weights: Float[np.ndarray, " atoms"],
-    *,
-    cutoff: float,
-) -> Spectrum:
-    """Structure factors ``sum_j w_j exp(-2 pi i G . r_j)`` of a cell, apart for each kind of atom.
-
-    Exponentials factorise over the three indices, so the sums are one matrix product.
-
-    Args:
-        cell: a reduced basis.
-        positions: Cartesian, Å.
-        kinds: 0, 1, ... for each atom.
-        weights: of the atoms, their occupancies.
-        cutoff: greatest length of a wave vector, 1/Å.
-    """
-    order = np.argsort(np.linalg.norm(cell, axis=1))
-    inverse = np.linalg.inv(cell)
-    most = np.floor(cutoff * np.linalg.norm(cell, axis=1) + 1e-9).astype(int)[order]
-    ranges = [np.arange(0, most[0] + 1), np.arange(-most[1], most[1] + 1), np.arange(-most[2], most[2] + 1)]
-    fractions = (positions @ inverse)[:, order]
-    first, second, third = (
-        np.exp(-2j * np.pi * (fractions[:, axis : axis + 1] * ranges[axis])).astype(np.complex64) for axis in range(3)
-    )
-    grid = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, 3)
-    indices = np.empty_like(grid)
-    indices[:, order] = grid
-    square = ((indices @ inverse.T) ** 2).sum(axis=1)
-    upper = (grid[:, 0] > 0) | (grid[:, 1] > 0) | ((grid[:, 1] == 0) & (grid[:, 2] > 0))
-    kept = np.flatnonzero(upper & (square <= cutoff**2))
-    kept = kept[np.argsort(square[kept], kind="stable")]
-    amplitudes = []
-    for kind in range(int(kinds.max()) + 1):
-        atoms = kinds == kind
-        pairs = (first[atoms] * weights[atoms, None].astype(np.float32))[:, :, None] * second[atoms][:, None, :]
-        amplitudes.append((pairs.reshape(len(pairs), -1).T @ third[atoms]).ravel()[kept])
-    return Spectrum(indices[kept], np.sqrt(square[kept]), np.stack(amplitudes))
-
-
-def background(intensities: Float[np.ndarray, " waves"], *, floor: float) -> Float[np.ndarray, " waves"]:
-    """The mean of exponentially distributed intensities around each wave vector, from the median of shells.
-
-    Args:
-        intensities: sorted by the length of the wave vector.
-        floor: least background.
-    """
-    size = min(SHELL, len(intensities))
-    shells = len(intensities) // size
-    medians = np.median(intensities[: shells * size].reshape(shells, size), axis=1) / np.log(2)
-    centres = (np.arange(shells) + 0.5) * size
-    return np.maximum(np.interp(np.arange(len(intensities)), centres, medians), floor)
-
-
-def signal(
-    spectrum: Spectrum, counts: Float[np.ndarray, " species"]
-) -> tuple[Float[np.ndarray, " waves"], Float[np.ndarray, " waves"]]:
-    """Intensities in units of the background, and the part of the background that repeats itself from zone to zone.
-
-    Intensities are the greatest over all atoms alike and each species against the average: where species are ordered,
-    the difference of their structure factors has peaks that all atoms together lack; in a random alloy it is
-    background.
-
-    Args:
-        spectrum: structure factors.
-        counts: number of atoms of each species.
-    """
-    total = spectrum.amplitudes.sum(axis=0)
-    shares = counts / counts.sum()
-    channels = [(total, counts.sum())]
-    if len(counts) > 1:
-        contrasts = spectrum.amplitudes - shares[:, None] * total
-        channels += [(c, n * (1 - s)) for c, n, s in zip(contrasts, counts, shares, strict=True)]
-    ratios, coherences = [], []
-    for amplitude, incoherent in channels[: 2 if len(counts) == 2 else None]:
-        intensity = np.abs(amplitude.astype(np.complex128)) ** 2
-        level = background(intensity, floor=FLOOR * incoherent)
-        ratios.append(intensity / level)
-        coherences.append(coherence(level / incoherent, spectrum.lengths))
-    strongest = np.argmax(ratios, axis=0)[None]
-    return tuple(np.take_along_axis(np.array(a), strongest, axis=0)[0] for a in (ratios, coherences))
-
-
-def coherence(level: Float[np.ndarray, " waves"], lengths: Float[np.ndarray, " waves"]) -> Float[np.ndarray, " waves"]:
-    """The part of the background that is much the same in every zone.
-
-    Displacements of width ``sigma`` and vacancies of concentration ``c`` scatter ``1 - (1 - c) exp(-w)`` an atom beside
-    the Bragg peaks, ``w = (2 pi sigma G)^2``. What vacancies make of it repeats itself in every zone, and nearly so
-    the first order in the displacements, ``(1 - c) w exp(-w)``.
-
-    Args:
-        level: background an atom.
-        lengths: of the wave vectors, 1/Å.
-    """
-    below = np.minimum(level, 0.95)
-    slope, offset = np.polyfit(lengths**2, np.log1p(-below), 1, w=1 - below)
-    filled, exponent = min(1.0, float(np.exp(offset))), np.maximum(0.0, -slope * lengths**2)
-    return np.clip((1 - filled + filled * exponent * np.exp(-exponent)) / level, 0.0, 1.0)
-
-
-def evidence(ratios: Float[np.ndarray, " waves"]) -> Float[np.ndarray, " waves"]:
-    """Log-likelihood ratio (nats) of a Bragg peak to background, for intensities in units of the background.
-
-    Background is exponential, ``p(x) = exp(-x)``. The strength of a Bragg peak is unknown over decades:
-    ``p(x) = a / (a + x)^2`` with ``a = SIGNAL``.
-    """
-    return ratios - np.log(SIGNAL) - 2 * np.log1p(ratios / SIGNAL)
-
-
 def hermite(rows: Int[np.ndarray, "rows 3"]) -> Int[np.ndarray, "rank 3"]:
     """The Hermite normal form of the integer lattice that rows span: upper triangular, without rows of zeros."""
-    left = [[int(value) for value in row] for row in rows]
+    pivots: list[list[int] | None] = [None, None, None]
+    for row in rows.tolist():
+        left = row
+        for column in range(3):
+            pivot = pivots[column]
+            if pivot is None:
+                if left[column]:
+                    pivots[column] = left
+                    break
+                continue
+            while left[column]:
+                factor = pivot[column] // left[column]
+                pivot, left = left, [a - factor * b for a, b in zip(pivot, left, strict=True)]
+            pivots[column] = pivot
     form: list[list[int]] = []
-    for column in range(3):
-        while True:
-            left.sort(key=lambda row: abs(row[column]), reverse=True)
-            nonzero = [row for row in left if row[column]]
-            if len(nonzero) < 2:
-                break
-            pivot = nonzero[-1]
-            for row in nonzero[:-1]:
-                factor = row[column] // pivot[column]
-                row[:] = [a - factor * b for a, b in zip(row, pivot, strict=True)]
-        if nonzero:
-            pivot = nonzero[0]
-            left.remove(pivot)
-            pivot = pivot if pivot[column] > 0 else [-value for value in pivot]
-            for row in form:
-                factor = row[column] // pivot[column]
-                row[:] = [a - factor * b for a, b in zip(row, pivot, strict=True)]
-            form.append(pivot)
+    for column, found in enumerate(pivots):
+        if found is None:
+            continue
+        pivot = found if found[column] > 0 else [-value for value in found]
+        for row in form:
+            factor = row[column] // pivot[column]
+            row[:] = [a - factor * b for a, b in zip(row, pivot, strict=True)]
+        form.append(pivot)
     return np.array(form, dtype=np.int64).reshape(-1, 3)
 
 

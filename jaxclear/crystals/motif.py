@@ -168,9 +168,14 @@ def _maxima(
     squares = ((frequencies @ inverse.T) ** 2).sum(axis=-1)
     smooth = np.fft.ifftn(np.fft.fftn(density) * np.exp(-2 * (np.pi * SMOOTHING * d_nn) ** 2 * squares)).real
     highest = smooth > least * smooth.max()
+    around = np.pad(smooth, 1, mode="wrap")
     for step in _NEIGHBOURS:
+        before, after = (
+            around[tuple(slice(1 + s, 1 + s + n) for s, n in zip(direction, shape, strict=True))]
+            for direction in (-step, step)
+        )
         # Strict on one side: of two equal neighbours one stays.
-        highest &= (smooth >= np.roll(smooth, step, (0, 1, 2))) & (smooth > np.roll(smooth, -step, (0, 1, 2)))
+        highest &= (smooth >= before) & (smooth > after)
     places = np.argwhere(highest) if highest.any() else np.argwhere(smooth == smooth.max())[:1]
     places = places[np.argsort(-smooth[tuple(places.T)], kind="stable")]
     sites: list[np.ndarray] = []
