@@ -236,13 +236,12 @@ def superlattices(
         ratios: intensities in units of the background.
         basis: of the lattice.
     """
-    coordinates = spectrum.indices @ np.linalg.inv(basis)
+    columns = np.linalg.inv(basis).T @ np.asfortranarray(spectrum.indices, float).T
     found = []
     for prime in (2, 3):
-        parts = coordinates * prime
-        whole = np.rint(parts)
-        near = np.flatnonzero(_whole(parts.T))
-        classes = whole[near].astype(np.int64) % prime
+        parts = columns * prime
+        near = np.flatnonzero(_whole(parts))
+        classes = np.rint(parts[:, near]).T.astype(np.int64) % prime
         near, classes = near[classes.any(axis=1)], classes[classes.any(axis=1)]
         for line in projective(prime):
             on_line = np.zeros(len(near), dtype=bool)
@@ -252,7 +251,8 @@ def superlattices(
                 continue
             sums = np.cumsum(ratios[near[on_line]] - 1) / np.sqrt(np.arange(1, on_line.sum() + 1))
             if sums.max() > BRIGHT:
-                found.append((sums.max(), hermite(np.vstack([basis, spectrum.indices[near[on_line]]]))))
+                # One point of the line spans the others, a prime being no product.
+                found.append((sums.max(), hermite(np.vstack([basis, spectrum.indices[near[on_line][0]]]))))
     found.sort(key=lambda pair: -pair[0])
     return [candidate for _, candidate in found[:MOST_SUPERLATTICES]]
 
