@@ -25,10 +25,10 @@ from jaxclear.trace import (
     Program,
     act_on,
     is_array,
+    loop_body,
     per_image,
     split_head,
     split_leaves,
-    with_canonical_convolutions,
 )
 
 Apply = Callable[[Any, Any], Any]
@@ -138,12 +138,9 @@ def class_responses(
         backprop = ClassBackprop.trace(apply, resolved, variables, images, on_unmatched, class_axes)
         chosen = check_classes(classes, backprop.num_classes)
         blocks = backprop.blocks(chosen, class_block)
-        if len(blocks) == 1:
-            responses = backprop.respond(blocks[0]).responses
-        else:
-            respond = with_canonical_convolutions(lambda _, ids: (None, backprop.respond(ids).responses))
-            _, stacked = lax.scan(respond, None, blocks, unroll=_side_by_side())
-            responses = stacked.reshape(-1, *stacked.shape[2:])
+        respond = loop_body(lambda _, ids: (None, backprop.respond(ids).responses), None, blocks[0])
+        _, stacked = _scan(respond, None, blocks)
+        responses = stacked.reshape(-1, *stacked.shape[2:])
         return from_all(responses, class_axes, joined=True)[: len(chosen)]
 
     return transformation(apply, core, class_block=class_block, out_axes=1)
@@ -260,11 +257,7 @@ class ClassBackprop(NamedTuple):
             found = self.respond(ids)
             return step(carried, ids, found), found.scores
 
-        if len(blocks) == 1:
-            carry, scores = body(carry, blocks[0])
-            scores = scores[None]
-        else:
-            carry, scores = lax.scan(with_canonical_convolutions(body), carry, blocks, unroll=_side_by_side())
+        carry, scores = _scan(loop_body(body, carry, blocks[0]), carry, blocks)
         if self.class_axes:
             carry = merge(from_all(carry, self.class_axes))
         return carry, from_all(scores, self.class_axes, joined=True)
@@ -303,8 +296,12 @@ def default_block(pixels: int) -> int:
     return min(_MOST_CLASSES, max(1, budget // pixels))
 
 
-def _side_by_side() -> int:
-    return SIDE_BY_SIDE.get(jax.default_backend(), 1)
+def _scan(body: Callable[[Any, Array], tuple[Any, Any]], carry: Any, blocks: Array) -> tuple[Any, Any]:
+    """Returns the last carry and the results of all blocks, stacked; one block is no loop."""
+    if len(blocks) > 1:
+        return lax.scan(body, carry, blocks, unroll=SIDE_BY_SIDE.get(jax.default_backend(), 1))
+    carry, found = body(carry, blocks[0])
+    return carry, jax.tree.map(lambda value: value[None], found)
 
 
 def transformation(

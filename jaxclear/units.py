@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from jaxclear.inputs import check_classes
 from jaxclear.responses import Apply, transformation
 from jaxclear.rules import Rule, resolve
-from jaxclear.trace import Layer, OnUnmatched, Program, act_on, with_canonical_convolutions
+from jaxclear.trace import Layer, OnUnmatched, Program, act_on, loop_body
 
 
 class UnitResponses(NamedTuple):
@@ -100,7 +100,7 @@ def unit_responses(
             mask = jax.nn.one_hot(unit, z.shape[-1], dtype=z.dtype)
             return pull(seeds * mask.reshape(z.shape[0], *[1] * (z.ndim - 2), z.shape[-1]))[0]
 
-        responses = lax.map(with_canonical_convolutions(respond), chosen.T)
+        responses = lax.map(loop_body(respond, chosen.T[0]), chosen.T)
         return UnitResponses(responses, chosen, activations, responses.max(axis=0))
 
     return transformation(apply, core, out_axes=UnitResponses._make((1, 0, 0, 0)))

@@ -2,10 +2,10 @@
 
 `jaxprs` owns the names that differ between JAX versions, `graph` turns a jaxpr into a data-flow graph that looks
 through `jit`, `remat` and the like, `patterns` recognises rectifiers and max-poolings in that graph, `program`
-evaluates the jaxpr again with a rule in their place, `head` cuts off the class layer, `coverage` reports.
+evaluates the jaxpr again with a rule in their place, `head` cuts off the class layer, `coverage` reports. `loops`
+makes the back-projection ready for a loop over classes, `convolutions` and `transposed` its convolutions.
 """
 
-from jaxclear.trace.canonical import with_canonical_convolutions
 from jaxclear.trace.coverage import (
     Coverage,
     CoverageEntry,
@@ -17,6 +17,7 @@ from jaxclear.trace.coverage import (
 from jaxclear.trace.head import ClassHead, per_image, split_head
 from jaxclear.trace.layers import Layer
 from jaxclear.trace.leaves import FixedLeaves, is_array, split_leaves
+from jaxclear.trace.loops import loop_body
 from jaxclear.trace.program import Program
 
 __all__ = [
@@ -31,8 +32,8 @@ __all__ = [
     "UnmatchedNonlinearityWarning",
     "act_on",
     "is_array",
+    "loop_body",
     "per_image",
     "split_head",
     "split_leaves",
-    "with_canonical_convolutions",
 ]

@@ -8,7 +8,7 @@ import jax
 from jax import lax
 
 from jaxclear.rules import Rectifier, Rule, max_pool, rectify
-from jaxclear.trace import jaxprs
+from jaxclear.trace import convolutions, jaxprs
 from jaxclear.trace.coverage import Coverage, coverage_of
 from jaxclear.trace.graph import Graph, leaf_nodes
 from jaxclear.trace.layers import Layer, name_layers
@@ -98,6 +98,8 @@ class _Evaluator:
             elif path in self._entered:
                 outs, inner = self._enter(eqn, path, operands)
                 tapped.update(inner)
+            elif eqn.primitive.name == convolutions.PRIMITIVE:
+                outs = [convolutions.Convolution(eqn).forward(*operands)]
             else:
                 outs = jaxprs.bind(eqn, operands)
             tapped.update({(*path, i): out for i, out in enumerate(outs) if (*path, i) in self._taps})

@@ -1,0 +1,126 @@
+"""Convolutions as XLA's CPU backend runs them fast, with the same values but for the order of sums.
+
+The transpose of a convolution comes from JAX with its kernel's axes exchanged in the dimension numbers. XLA rewrites
+such a convolution to its canonical layout, but only outside of loops; inside one, a CPU falls back to a generic kernel
+that is tens of times slower. Here the axes are exchanged by transposes instead. On a CPU there are other ways besides
+for a gradient with a stride (:mod:`jaxclear.trace.transposed`) and for few channels (:mod:`jaxclear.trace.thin`); an
+accelerator's library of convolutions knows its own.
+
+All that is done to the kernel is apart from what is done to the images, so that it can be done once, before a loop.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxclear.trace import jaxprs, thin
+from jaxclear.trace.transposed import Transposed
+
+PRIMITIVE = "conv_general_dilated"
+
+
+class Convolution:
+    """An equation `conv_general_dilated`, laid out batch first, channels last, kernel input-output.
+
+    Args:
+        eqn: the equation.
+        summed: whether the sum over the result's channels is wanted, as one channel: the channel in the last place.
+    """
+
+    def __init__(self, eqn: Any, *, summed: bool = False):
+        numbers = eqn.params["dimension_numbers"]
+        shape = np.array(eqn.invars[1].aval.shape)[list(numbers.rhs_spec)]
+        self._eqn, self._summed = eqn, summed
+        self._filters, self._taps = 1 if summed else int(shape[0]), tuple(shape[2:].tolist())
+        self._spatial, self._across = len(self._taps), self._taps[-1] if self._taps else 1
+        self._channels_last = (0, self._spatial + 1, *range(1, self._spatial + 1))
+        self._input_output = (self._spatial + 1, self._spatial, *range(self._spatial))
+        self._transposed = None
+        if _on_cpu() and _is_plain(eqn) and max(eqn.params["lhs_dilation"]) > 1:
+            dilation, padding = eqn.params["lhs_dilation"], eqn.params["padding"]
+            self._transposed = Transposed(self._taps, self._filters, dilation=dilation, padding=padding)
+        self._into_one = self._filters == 1 < self._across and _on_cpu() and _is_plain(eqn)
+
+    def kernels(self, kernel: Array) -> list[Array]:
+        """Returns what the images are convolved with, in the layout for it."""
+        laid_out = self._laid_out(kernel)
+        if self._transposed is not None:
+            return self._transposed.kernels(laid_out)
+        return [thin.beside(laid_out) if self._into_one else laid_out]
+
+    def __call__(self, images: Array, kernels: Sequence[Array]) -> Array:
+        """Returns the result of the equation."""
+        numbers, padding = self._eqn.params["dimension_numbers"], self._eqn.params["padding"]
+        images = _moved(images, numbers.lhs_spec, self._channels_last)
+        if self._transposed is not None:
+            out = self._transposed(self._dense, images, kernels)
+        elif self._into_one:
+            out = thin.into_one_channel(self._dense, images, kernels[0], padding)
+        else:
+            out = self._bind(images, kernels[0])
+        return _moved(out, self._channels_last, numbers.out_spec)
+
+    def forward(self, images: Array, kernel: Array) -> Array:
+        """Returns the result of the equation; its derivatives are those of the equation as it is."""
+        channels = images.shape[self._eqn.params["dimension_numbers"].lhs_spec[1]]
+        few = 1 < channels <= thin.MOST_CHANNELS_IN and self._across > 1
+        if not (few and _on_cpu() and _is_plain(self._eqn) and max(self._eqn.params["lhs_dilation"]) == 1):
+            return jaxprs.bind(self._eqn, [images, kernel])[0]
+
+        @jax.custom_jvp
+        def convolve(images: Array, kernel: Array) -> Array:
+            numbers = self._eqn.params["dimension_numbers"]
+            laid_out = _moved(images, numbers.lhs_spec, self._channels_last), self._laid_out(kernel)
+            out = thin.out_of_few_channels(self._dense, *laid_out, self._eqn.params["padding"])
+            return _moved(out, self._channels_last, numbers.out_spec)
+
+        def derivative(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+            pairs = (tangents[0], primals[1]), (primals[0], tangents[1])
+            known = [pair for pair, tangent in zip(pairs, tangents, strict=True) if not _is_zero(tangent)]
+            parts = [jaxprs.bind(self._eqn, list(pair))[0] for pair in known]
+            out = convolve(*primals)
+            return out, functools.reduce(jnp.add, parts) if parts else jnp.zeros_like(out)
+
+        convolve.defjvp(derivative, symbolic_zeros=True)
+        return convolve(images, kernel)
+
+    def _laid_out(self, kernel: Array) -> Array:
+        laid_out = _moved(kernel, self._eqn.params["dimension_numbers"].rhs_spec, self._input_output)
+        return laid_out.sum(axis=-1, keepdims=True) if self._summed else laid_out
+
+    def _dense(self, images: Array, kernel: Array, padding: thin.Padding) -> Array:
+        """An ordinary convolution in the layout, without zeros between pixels."""
+        return self._bind(images, kernel, padding=tuple(padding), lhs_dilation=(1,) * self._spatial)
+
+    def _bind(self, images: Array, kernel: Array, **changed: Any) -> Array:
+        numbers = type(self._eqn.params["dimension_numbers"])
+        layout = numbers(self._channels_last, self._input_output, self._channels_last)
+        params = {**self._eqn.params, "dimension_numbers": layout, **changed}
+        return self._eqn.primitive.bind(images, kernel, **self._eqn.primitive.get_bind_params(params))
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+def _is_plain(eqn: Any) -> bool:
+    """Whether there are no groups, no stride and no holes in the kernel."""
+    params = eqn.params
+    one_group = params["feature_group_count"] == params["batch_group_count"] == 1
+    return one_group and max(*params["window_strides"], *params["rhs_dilation"]) == 1
+
+
+def _moved(values: Array, current: Sequence[int], wanted: Sequence[int]) -> Array:
+    """Returns values transposed so that each kind of axis moves from its place in `current` to that in `wanted`."""
+    order = np.empty(len(current), int)
+    order[list(wanted)] = list(current)
+    return values if np.array_equal(order, np.arange(len(order))) else jnp.transpose(values, order.tolist())

@@ -1,0 +1,137 @@
+"""The body of a loop over classes, made ready for XLA's CPU backend.
+
+Its convolutions are those of :mod:`jaxclear.trace.convolutions`. What is the same in every round is computed once,
+before the loop: XLA leaves transposes and reversals of kernels where they are. And where only the sum over the channels
+of a convolution is used, as of a response in an image, the kernel is summed instead.
+"""
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxclear.trace import jaxprs
+from jaxclear.trace.convolutions import PRIMITIVE, Convolution
+
+_IN_THE_LOOP = object()
+"""Stands for a value that every round computes."""
+
+
+def loop_body(function: Callable[..., Any], *examples: Any) -> Callable[..., Any]:
+    """Returns `function` with the values that it has, computed as this module says.
+
+    Call it outside of the loop.
+
+    Args:
+        function: of trees of arrays; it may close over others.
+        examples: arguments like those of each round; only their types matter.
+    """
+    leaves, treedef = jax.tree_util.tree_flatten(examples)
+    opened, out_tree = jaxprs.trace(lambda *arrays: function(*treedef.unflatten(arrays)), leaves)
+    flat, _ = jaxprs.trace(lambda *arrays: _inlined(opened, arrays), leaves)
+    rounds = _Rounds(flat)
+
+    def body(*args: Any) -> Any:
+        found, given = jax.tree_util.tree_flatten(args)
+        if given != treedef:
+            raise TypeError(f"expected arguments {treedef}, got {given}")
+        return out_tree.unflatten(rounds(found))
+
+    return body
+
+
+def _inlined(opened: jaxprs.OpenJaxpr, operands: Sequence[Any]) -> list[Any]:
+    def evaluate(_: int, eqn: Any, operands: list[Any]) -> Sequence[Any]:
+        if eqn.primitive.name in jaxprs.JIT:
+            return _inlined(jaxprs.inner_jaxpr(eqn), operands)
+        return jaxprs.bind(eqn, operands)
+
+    return jaxprs.interpret(opened, operands, evaluate)
+
+
+class _Rounds:
+    """A jaxpr without calls, and by the number of the equation what was computed before the first round."""
+
+    def __init__(self, opened: jaxprs.OpenJaxpr):
+        self._opened = opened
+        self._summed = _sums_of_channels(opened.jaxpr)
+        self._values: dict[int, Sequence[Any]] = {}
+        self._kernels: dict[int, list[Any]] = {}
+        self._wanted = _ancestors_of_kernels(opened.jaxpr)
+        jaxprs.interpret(opened, [_IN_THE_LOOP] * len(opened.jaxpr.invars), self._before)
+
+    def __call__(self, operands: Sequence[Any]) -> list[Any]:
+        """Returns the results of one round."""
+        return jaxprs.interpret(self._opened, operands, self._inside)
+
+    def _before(self, number: int, eqn: Any, operands: list[Any]) -> Sequence[Any]:
+        inside = any(operand is _IN_THE_LOOP for operand in operands)
+        if inside and eqn.primitive.name == PRIMITIVE and operands[1] is not _IN_THE_LOOP:
+            self._kernels[number] = self._convolution(number, eqn).kernels(operands[1])
+        if inside or number not in self._wanted:
+            return [_IN_THE_LOOP] * len(eqn.outvars)
+        self._values[number] = self._inside(number, eqn, operands)
+        return self._values[number]
+
+    def _inside(self, number: int, eqn: Any, operands: list[Any]) -> Sequence[Any]:
+        if number in self._values:
+            return self._values[number]
+        if eqn.primitive.name == PRIMITIVE:
+            convolution = self._convolution(number, eqn)
+            kernels = self._kernels[number] if number in self._kernels else convolution.kernels(operands[1])
+            return [convolution(operands[0], kernels)]
+        if number in self._summed:
+            return [jnp.reshape(operands[0], (*eqn.params["new_sizes"][:-1], 1))]
+        return jaxprs.bind(eqn, operands)
+
+    def _convolution(self, number: int, eqn: Any) -> Convolution:
+        return Convolution(eqn, summed=number in self._summed)
+
+
+def _sums_of_channels(jaxpr: Any) -> frozenset[int]:
+    """The convolutions of which only the sum over the channels is used, and the reshapes between them and the sum."""
+    made_by = {var: number for number, eqn in enumerate(jaxpr.eqns) for var in eqn.outvars}
+    atoms = [*jaxpr.outvars, *(atom for eqn in jaxpr.eqns for atom in eqn.invars)]
+    uses = collections.Counter(atom for atom in atoms if not jaxprs.is_literal(atom))
+    found: set[int] = set()
+    for eqn in jaxpr.eqns:
+        last = len(eqn.invars[0].aval.shape) - 1 if eqn.primitive.name == "reduce_sum" else -1
+        if last < 0 or last not in eqn.params["axes"]:
+            continue
+        way: list[int] = []
+        var = eqn.invars[0]
+        while uses[var] == 1 and var in made_by:
+            source = jaxpr.eqns[made_by[var]]
+            way.append(made_by[var])
+            if source.primitive.name == PRIMITIVE:
+                numbers = source.params["dimension_numbers"]
+                if numbers.out_spec[1] == len(numbers.out_spec) - 1 and source.params["feature_group_count"] == 1:
+                    found.update(way)
+                break
+            if not _keeps_channels(source):
+                break
+            var = source.invars[0]
+    return frozenset(found)
+
+
+def _keeps_channels(eqn: Any) -> bool:
+    """Whether an equation only gives the axes before the last another shape."""
+    if eqn.primitive.name != "reshape" or eqn.params["dimensions"] is not None or len(eqn.invars) != 1:
+        return False
+    before, after = eqn.invars[0].aval.shape, eqn.params["new_sizes"]
+    return len(before) > 0 and len(after) > 0 and before[-1] == after[-1]
+
+
+def _ancestors_of_kernels(jaxpr: Any) -> frozenset[int]:
+    """The equations that kernels of convolutions are computed by."""
+    made_by = {var: number for number, eqn in enumerate(jaxpr.eqns) for var in eqn.outvars}
+    found: set[int] = set()
+    waiting = [eqn.invars[1] for eqn in jaxpr.eqns if eqn.primitive.name == PRIMITIVE]
+    while waiting:
+        var = waiting.pop()
+        if not jaxprs.is_literal(var) and var in made_by and made_by[var] not in found:
+            found.add(made_by[var])
+            waiting += jaxpr.eqns[made_by[var]].invars
+    return frozenset(found)

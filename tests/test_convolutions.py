@@ -1,0 +1,221 @@
+"""Other ways to convolve: each against the plain one, and what a loop makes of it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from jaxclear.trace import loop_body, thin
+from jaxclear.trace.convolutions import PRIMITIVE, Convolution
+from jaxclear.trace.transposed import FEW_CHANNELS, Transposed
+
+ON_CPU = jax.default_backend() == "cpu"
+LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+
+
+def convolve(images, kernel, padding, **settings):
+    layout = LAYOUTS[images.ndim - 2]
+    ones = (1,) * (images.ndim - 2)
+    return lax.conv_general_dilated(images, kernel, ones, padding, dimension_numbers=layout, **settings)
+
+
+def plain_convolution(images, kernel, padding, dilation):
+    """The definition in loops, float64."""
+    spatial = kernel.ndim - 2
+    sizes = [(n - 1) * s + 1 for n, s in zip(images.shape[1:-1], dilation, strict=True)]
+    wide = np.zeros((len(images), *sizes, images.shape[-1]))
+    wide[(slice(None), *(slice(None, None, s) for s in dilation))] = images
+    out_shape = [n + sum(p) - k + 1 for n, p, k in zip(sizes, padding, kernel.shape, strict=False)]
+    out = np.zeros((len(images), *out_shape, kernel.shape[-1]))
+    for place in np.ndindex(*out_shape):
+        for tap in np.ndindex(*kernel.shape[:spatial]):
+            source = [o + t - p[0] for o, t, p in zip(place, tap, padding, strict=True)]
+            if all(0 <= s < n for s, n in zip(source, sizes, strict=True)):
+                out[(slice(None), *place)] += wide[(slice(None), *source)] @ kernel[tap]
+    return out
+
+
+axes = st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(-1, 4), st.integers(-1, 4), st.integers(1, 3))
+"""Pixels, taps, zeros before and after, and the step to the next pixel."""
+
+
+def example(drawn, channels, filters, seed):
+    pixels, taps, before, after, dilation = zip(*drawn, strict=True)
+    padding = list(zip(before, after, strict=True))
+    out = [(n - 1) * d + 1 + sum(p) - k + 1 for n, d, p, k in zip(pixels, dilation, padding, taps, strict=True)]
+    assume(
+        min(out) > 0 and all((n - 1) * d + 1 + min(p) > 0 for n, d, p in zip(pixels, dilation, padding, strict=True))
+    )
+    rng = np.random.default_rng(seed)
+    images, kernel = rng.normal(size=(2, *pixels, channels)), rng.normal(size=(*taps, channels, filters))
+    return images.astype(np.float32), kernel.astype(np.float32), padding, dilation
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(axes, min_size=1, max_size=3), st.sampled_from([1, 3, FEW_CHANNELS + 1]), st.integers(0, 99))
+def test_transposed_is_the_convolution_with_zeros_between(drawn, filters, seed):
+    images, kernel, padding, dilation = example(drawn, 2, filters, seed)
+    assume(max(dilation) > 1)
+    way = Transposed(kernel.shape[:-2], filters, dilation=dilation, padding=padding)
+    found = way(convolve, jnp.asarray(images), way.kernels(jnp.asarray(kernel)))
+    np.testing.assert_allclose(found, plain_convolution(images, kernel, padding, dilation), atol=1e-4)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(axes, min_size=1, max_size=3), st.sampled_from([2, 3, 4]), st.integers(0, 99))
+def test_thin_convolutions_are_convolutions(drawn, channels, seed):
+    images, kernel, padding, _ = example([(*axis[:4], 1) for axis in drawn], channels, 5, seed)
+    expected = plain_convolution(images, kernel, padding, [1] * len(padding))
+    found = thin.out_of_few_channels(convolve, jnp.asarray(images), jnp.asarray(kernel), padding)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    one = thin.into_one_channel(convolve, jnp.asarray(images), thin.beside(jnp.asarray(kernel[..., :1])), padding)
+    np.testing.assert_allclose(one, expected[..., :1], atol=1e-4)
+
+
+def equation(function, *args):
+    (eqn,) = [e for e in jax.make_jaxpr(function)(*args).jaxpr.eqns if e.primitive.name == PRIMITIVE]
+    return eqn
+
+
+@pytest.mark.parametrize("layout", [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW"), ("NHWC", "OIHW", "NCHW")])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [1, 3, 8])
+def test_values_and_derivatives_of_the_equation_itself(layout, stride, channels):
+    shapes = {"N": 2, "C": channels, "H": 7, "W": 6}, {"O": 4, "I": channels, "H": 3, "W": 5}
+    rng = np.random.default_rng(0)
+    images, kernel = (
+        jnp.asarray(rng.normal(size=[sizes[axis] for axis in axes]), jnp.float32)
+        for sizes, axes in zip(shapes, layout, strict=False)
+    )
+
+    def plain(images, kernel):
+        return lax.conv_general_dilated(images, kernel, (stride, stride), [(1, 1), (2, 2)], dimension_numbers=layout)
+
+    def forward(images, kernel):
+        return Convolution(equation(plain, images, kernel)).forward(images, kernel)
+
+    expected, pull = jax.vjp(plain, images, kernel)
+    found, found_pull = jax.vjp(forward, images, kernel)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    response = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
+    for ours, theirs in zip(found_pull(response), pull(response), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    tangents = (
+        jax.jvp(forward, (images, kernel), (images, kernel))[1],
+        jax.jvp(plain, (images, kernel), (images, kernel))[1],
+    )
+    np.testing.assert_allclose(*tangents, atol=1e-5)
+
+    body = loop_body(lambda response: pull(response)[0], response)
+    np.testing.assert_allclose(body(response), pull(response)[0], atol=1e-5)
+    sums = loop_body(lambda response: pull(response)[0].sum(axis=layout[0].index("C")), response)
+    np.testing.assert_allclose(sums(response), pull(response)[0].sum(axis=layout[0].index("C")), atol=1e-5)
+
+
+def loops():
+    rng = np.random.default_rng(1)
+    kernel, strided = (jnp.asarray(rng.normal(size=(3, 3, 3, 4)), jnp.float32) for _ in range(2))
+    images = jnp.asarray(rng.normal(size=(2, 8, 8, 3)), jnp.float32)
+
+    def pulled(stride, reduce):
+        def network(x):
+            return lax.conv_general_dilated(
+                x, kernel if stride == 1 else strided, (stride, stride), "SAME", dimension_numbers=LAYOUTS[2]
+            )
+
+        out, pull = jax.vjp(jax.jit(network), images)
+        weights = jnp.asarray(rng.normal(size=out.shape), jnp.float32)
+        return lambda factor: reduce(pull(factor * weights)[0])
+
+    return {
+        f"stride {stride}, {name}": pulled(stride, reduce)
+        for stride in (1, 2)
+        for name, reduce in {
+            "all channels": lambda r: r,
+            "sum": lambda r: r.sum(axis=-1),
+            "sum, reshaped": lambda r: r.reshape(1, 2, 8, 8, 3).sum(axis=-1),
+            "sum of all": lambda r: r.sum(),
+            "sum of space": lambda r: r.sum(axis=(1, 2)),
+            "sum and channels": lambda r: (r.sum(axis=-1), r),
+            "channels made rows": lambda r: r.reshape(2, 8, 24).sum(axis=-1),
+        }.items()
+    }
+
+
+@pytest.mark.parametrize("name", loops())
+def test_a_loop_body_has_the_values_of_the_function(name):
+    function = loops()[name]
+    expected = function(jnp.float32(2.5))
+    body = loop_body(function, jnp.float32(0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), body(jnp.float32(2.5)), expected)
+    looped = lax.map(body, jnp.asarray([1.0, 2.5], jnp.float32))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-4), looped, expected)
+
+
+def equations(function, *args):
+    """All equations, those of inner functions too."""
+    found, waiting = [], [jax.make_jaxpr(function)(*args).jaxpr]
+    while waiting:
+        for eqn in waiting.pop().eqns:
+            found.append(eqn)
+            waiting += [getattr(value, "jaxpr", value) for value in eqn.params.values() if hasattr(value, "jaxpr")]
+    return found
+
+
+@pytest.mark.skipif(not ON_CPU, reason="a GPU's library of convolutions knows its own ways")
+def test_a_loop_convolves_with_the_sum_of_the_kernel():
+    function = loops()["stride 1, sum"]
+    looped = equations(lambda xs: lax.map(loop_body(function, xs[0]), xs), jnp.ones(2))
+    (found,) = [eqn for eqn in looped if eqn.primitive.name == PRIMITIVE]
+    assert found.invars[1].aval.shape == (3, 1, 4, 3)  # three taps across for the one channel, not three channels
+    function = loops()["stride 1, all channels"]
+    kept = equations(lambda xs: lax.map(loop_body(function, xs[0]), xs), jnp.ones(2))
+    (found,) = [eqn for eqn in kept if eqn.primitive.name == PRIMITIVE]
+    assert found.invars[1].aval.shape == (3, 3, 4, 3)
+
+
+def test_kernels_are_turned_before_the_loop():
+    function = loops()["stride 1, all channels"]
+    closed = jax.make_jaxpr(lambda xs: lax.map(loop_body(function, xs[0]), xs))(jnp.ones(2))
+    (scan,) = [eqn for eqn in closed.jaxpr.eqns if eqn.primitive.name == "scan"]
+    inside = [eqn.primitive.name for eqn in scan.params["jaxpr"].jaxpr.eqns]
+    assert PRIMITIVE in inside
+    assert "rev" not in inside
+    shapes = [eqn.outvars[0].aval.shape for eqn in scan.params["jaxpr"].jaxpr.eqns if eqn.primitive.name == "transpose"]
+    assert not any(len(shape) == 4 and shape[:2] == (3, 3) for shape in shapes)
+
+
+@pytest.mark.skipif(not ON_CPU, reason="a GPU's library of convolutions knows its own ways")
+def test_no_zeros_are_multiplied():
+    function = loops()["stride 2, all channels"]
+    found = equations(lambda xs: lax.map(loop_body(function, xs[0]), xs), jnp.ones(2))
+    dilations = [eqn.params["lhs_dilation"] for eqn in found if eqn.primitive.name == PRIMITIVE]
+    assert dilations
+    assert set(dilations) == {(1, 1)}
+
+
+def test_groups_keep_their_equation():
+    kernel = jnp.asarray(np.random.default_rng(2).normal(size=(3, 3, 1, 6)), jnp.float32)
+    images = jnp.asarray(np.random.default_rng(3).normal(size=(2, 9, 9, 3)), jnp.float32)
+    network = functools.partial(
+        lax.conv_general_dilated,
+        rhs=kernel,
+        window_strides=(2, 2),
+        padding="SAME",
+        feature_group_count=3,
+        dimension_numbers=LAYOUTS[2],
+    )
+    out, pull = jax.vjp(network, images)
+    body = loop_body(lambda factor: pull(factor * out)[0].sum(axis=-1), jnp.float32(0))
+    np.testing.assert_allclose(body(jnp.float32(2)), pull(2 * out)[0].sum(axis=-1), rtol=1e-4, atol=1e-3)
+
+
+def test_other_arguments_than_the_example_are_refused():
+    body = loop_body(lambda pair: pair[0] + pair[1], (jnp.ones(2), jnp.ones(2)))
+    with pytest.raises(TypeError, match="expected arguments"):
+        body(jnp.ones(2))
