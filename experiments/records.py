@@ -100,11 +100,16 @@ def write_whole(file: pathlib.Path, text: str) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """Returns the commit (and whether the checkout differed from it), the device and the versions behind a run."""
+    """Returns the commit (and whether the checkout differed from it), the device and the versions behind a run.
+
+    The results of benchmarks are no difference: a run of several writes them after each.
+    """
     folder = pathlib.Path(__file__).parent
     ask = functools.partial(subprocess.run, capture_output=True, text=True, check=False, cwd=folder)
     found = ask(["git", "rev-parse", "HEAD"])
-    changed = ask(["git", "status", "--porcelain", "--untracked-files=no"])
+    changed = ask(
+        ["git", "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results"]
+    )
     return {
         "commit": found.stdout.strip() or None,
         "uncommitted_changes": bool(changed.stdout.strip()),

@@ -23,7 +23,7 @@ _UNROLLED_POSITIONS = 64
 class MaxPool:
     """One max-pooling of arrays of `shape`; every axis has a window, a stride, a padding and two dilations.
 
-    The names and meanings are those of `lax.reduce_window`.
+    The names and meanings are those of `lax.reduce_window`. A window larger than what it pools is a `ValueError`.
     `floor` is the value the reduction starts from; a window in which no element exceeds it has no switch.
     """
 
@@ -34,6 +34,16 @@ class MaxPool:
     base_dilation: tuple[int, ...]
     window_dilation: tuple[int, ...]
     floor: float = -math.inf
+
+    def __post_init__(self) -> None:
+        reached = [(size - 1) * step + 1 for size, step in zip(self.window, self.window_dilation, strict=True)]
+        around = zip(self.shape, self.base_dilation, self.padding, strict=True)
+        present = [(size - 1) * step + 1 + sum(edges) if size else sum(edges) for size, step, edges in around]
+        if any(reach > size for reach, size in zip(reached, present, strict=True)):
+            raise ValueError(
+                f"expected max-poolings of windows no larger than what they pool, got a window {self.window} on "
+                f"{self.shape} with padding {self.padding}; use larger images"
+            )
 
     def forward(self, x: Float[Array, "*in"]) -> Float[Array, "*out"]:
         """Returns the maximum of every window, by the operation the network itself uses."""
@@ -175,6 +185,9 @@ def max_pool(x: Float[Array, "B *spatial C"], window: int, stride: int) -> Float
         x: images or features.
         window: side of a window, pixels.
         stride: from one window to the next, pixels.
+
+    Raises:
+        ValueError: a window is larger than the image.
     """
     inner = x.ndim - 2
     ones = (1,) * x.ndim

@@ -52,7 +52,7 @@ def pool(
     except BrokenProcessPool as error:
         raise TransientError(
             "a worker process ended by itself: killed for its memory, or crashed by what it was given; start again "
-            "with fewer workers, or with none to see the crash in this process"
+            "with fewer workers; in Python, 0 workers show the crash in this process"
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)

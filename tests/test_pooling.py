@@ -132,3 +132,14 @@ def test_pooling_of_training_is_that_of_the_network(shape, window, stride):
     np.testing.assert_array_equal(got, expected)
     response = jax.random.normal(jax.random.key(1), expected.shape)
     np.testing.assert_allclose(own(response)[0], pull(response)[0], rtol=1e-6)
+
+
+def test_windows_larger_than_the_image_are_refused():
+    def network(_, images):
+        return nn.max_pool(images, (5, 5), strides=(5, 5))
+
+    with pytest.raises(ValueError, match=r"windows no larger than what they pool.*use larger images"):
+        jaxclear.clear_map(network)(None, jnp.ones((1, 4, 4, 3)))
+    assert jaxclear.clear_map(network)(None, jnp.ones((1, 5, 5, 3))).dominant_class.shape == (1, 5, 5)
+    with pytest.raises(ValueError, match="use larger images"):
+        max_pool(jnp.ones((1, 4, 4, 3)), 5, 5)

@@ -121,6 +121,42 @@ def test_figures_of_the_verdict_are_those_of_the_experiment():
         assert figure in README
 
 
+MEASURED = json.loads((ROOT / "benchmarks/results/summary.json").read_text())["questions"]
+SPEEDS = {
+    "`mnist`, batch 8": ("mnist", 8),
+    "`mnist`, batch 64": ("mnist", 64),
+    "`svhn`, batch 64": ("svhn", 64),
+    "`crystal`, batch 8": ("crystal", 8),
+    "`crystal`, batch 64": ("crystal", 64),
+    "VGG-16 at 224², 16 classes, batch 1": ("vgg", 1),
+    "ResNet-18 at 224², 16 classes, batch 1": ("resnet", 1),
+}
+CONTENDERS = ("jaxclear", "jaxclear, all devices", "obvious", "captum", "torch, one forward")
+
+
+@pytest.mark.parametrize("words", SPEEDS)
+def test_speeds_of_maps_are_those_of_the_benchmark(words):
+    name, batch = SPEEDS[words]
+    rows = {r["contender"]: r for r in MEASURED["clear"]["rows"] if (r["network"], r["batch"]) == (name, batch)}
+    rates = [rows[contender]["images_s"] for contender in CONTENDERS]
+    shown = [f"{rate:.0f}" if rate >= 10 else f"{rate:.2f}" for rate in rates]
+    assert f"| {words} | {' | '.join(shown)} |" in README
+
+
+def test_other_speeds_are_those_of_the_benchmarks():
+    text = " ".join(README.split())
+    alone, workers = (row["structures_s"] for row in MEASURED["classify"]["rows"])
+    assert f"named at {workers:.0f} a second with two worker processes, {alone:.0f} with none" in text
+    steps = {(row["network"], row["contender"]): row["steps_s"] for row in MEASURED["training"]["rows"]}
+    for name in ("mnist", "crystal"):
+        ours, torch = steps[name, "jax step"], steps[name, "torch"]
+        assert re.search(rf"\b{ours:.1f} (bare steps a second )?against {torch:.1f} \(`{name}`\)", text)
+    seconds = {row["what"]: row["seconds"] for row in MEASURED["first_answer"]["rows"]}
+    cold, warm = seconds["jaxclear classify, cold"], seconds["jaxclear classify, warm"]
+    assert f"takes {cold:.1f} s the first time and {warm:.1f} s later" in text
+    assert f"`import jaxclear` adds {seconds['import jaxclear']:.2f} s" in text
+
+
 def test_files_and_folders_it_names_are_there():
     for name in re.findall(r"^    ((?:jaxclear|experiments|benchmarks|tests)/[\w/]*)", README, re.MULTILINE):
         assert (ROOT / name).is_dir(), name

@@ -314,13 +314,27 @@ def _read_file(path: Path, index: int | str | slice, max_atoms: int | None) -> l
         structure = None if isinstance(error, UnicodeDecodeError) else _read_with_pymatgen(path, error)
         if structure is None:
             raise StructureError(_why_unreadable(path, error)) from error
+        if not _at_index([structure], index):
+            raise _none_there(path, index) from IndexError(index)
         return [from_pymatgen(structure, name=str(path), max_atoms=max_atoms)]
     if not frames:
-        raise StructureError(
-            f"{path}: expected at least one structure, got none; check the file and the index {index!r}"
-        ) from (IndexError(index) if isinstance(index, int) else None)
+        raise _none_there(path, index) from (IndexError(index) if isinstance(index, int) else None)
     names = [str(path)] if len(frames) == 1 else [f"{path}@{frame}" for frame in range(len(frames))]
     return [from_ase(atoms, name=name, max_atoms=max_atoms) for atoms, name in zip(frames, names, strict=True)]
+
+
+def _none_there(path: Path, index: int | str | slice) -> StructureError:
+    return StructureError(f"{path}: expected at least one structure, got none; check the file and the index {index!r}")
+
+
+def _at_index(frames: list[Any], index: int | str | slice) -> list[Any]:
+    """The frames at an index in ASE's notation, none where there is none."""
+    from ase.utils import string2index
+
+    which: Any = string2index(index) if isinstance(index, str) else index
+    if isinstance(which, slice):
+        return frames[which]
+    return [frames[which]] if -len(frames) <= which < len(frames) else []
 
 
 def _iread(path: Path, index: int | str | slice) -> "Iterator[ase.Atoms]":

@@ -57,6 +57,18 @@ def test_what_only_pymatgen_reads(tmp_path):
     structure = Structure(Lattice.cubic(3.0), ["Fe"], [[0, 0, 0]])
     (tmp_path / "a.json").write_text(json.dumps(structure.as_dict()))
     assert read(str(tmp_path / "a.json"))[0].numbers.tolist() == [26]
+    for index in (0, -1, "0", ":"):
+        assert read(tmp_path / "a.json", index=index)[0].numbers.tolist() == [26]
+    for index in (1, -2, "1:"):
+        with pytest.raises(StructureError, match="got none; check the file and the index"):
+            read(tmp_path / "a.json", index=index)
+
+
+@pytest.mark.parametrize("name", ["a.cif", "POSCAR"])
+def test_a_frame_that_is_not_there_is_not_another_one(tmp_path, name):
+    ase.io.write(tmp_path / name, bulk("Cu"))
+    with pytest.raises(StructureError, match="got none; check the file and the index 7"):
+        read(tmp_path / name, index=7)
 
 
 def test_many_frames(tmp_path):
