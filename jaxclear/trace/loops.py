@@ -106,14 +106,19 @@ def _sums_of_channels(jaxpr: Any) -> frozenset[int]:
             source = jaxpr.eqns[made_by[var]]
             way.append(made_by[var])
             if source.primitive.name == PRIMITIVE:
-                numbers = source.params["dimension_numbers"]
-                if numbers.out_spec[1] == len(numbers.out_spec) - 1 and source.params["feature_group_count"] == 1:
+                if _has_channels_last(source):
                     found.update(way)
                 break
             if not _keeps_channels(source):
                 break
             var = source.invars[0]
     return frozenset(found)
+
+
+def _has_channels_last(convolution: Any) -> bool:
+    """Whether the last axis of the result counts the kernel's filters."""
+    out_spec, params = convolution.params["dimension_numbers"].out_spec, convolution.params
+    return out_spec[1] == len(out_spec) - 1 and params["feature_group_count"] == params["batch_group_count"] == 1
 
 
 def _keeps_channels(eqn: Any) -> bool:
