@@ -23,7 +23,7 @@ _UNROLLED_POSITIONS = 64
 class MaxPool:
     """One max-pooling of arrays of `shape`; every axis has a window, a stride, a padding and two dilations.
 
-    The names and meanings are those of `lax.reduce_window`. A window larger than what it pools is a `ValueError`.
+    The names and meanings are those of `lax.reduce_window`.
     `floor` is the value the reduction starts from; a window in which no element exceeds it has no switch.
     """
 
@@ -35,18 +35,13 @@ class MaxPool:
     window_dilation: tuple[int, ...]
     floor: float = -math.inf
 
-    def __post_init__(self) -> None:
-        reached = [(size - 1) * step + 1 for size, step in zip(self.window, self.window_dilation, strict=True)]
-        around = zip(self.shape, self.base_dilation, self.padding, strict=True)
-        present = [(size - 1) * step + 1 + sum(edges) if size else sum(edges) for size, step, edges in around]
-        if any(reach > size for reach, size in zip(reached, present, strict=True)):
-            raise ValueError(
-                f"expected max-poolings of windows no larger than what they pool, got a window {self.window} on "
-                f"{self.shape} with padding {self.padding}; use larger images"
-            )
-
     def forward(self, x: Float[Array, "*in"]) -> Float[Array, "*out"]:
-        """Returns the maximum of every window, by the operation the network itself uses."""
+        """Returns the maximum of every window, by the operation the network itself uses.
+
+        Raises:
+            ValueError: a window is larger than what it pools.
+        """
+        self._check()
         return lax.reduce_window(
             x,
             np.asarray(self.floor, x.dtype)[()],
@@ -57,6 +52,16 @@ class MaxPool:
             base_dilation=self.base_dilation,
             window_dilation=self.window_dilation,
         )
+
+    def _check(self) -> None:
+        axes = zip(self.shape, self.window, self.base_dilation, self.window_dilation, self.padding, strict=True)
+        for size, window, step, hole, edges in axes:
+            present = (size - 1) * step + 1 + sum(edges)
+            if window > 1 and (window - 1) * hole + 1 > present:
+                raise ValueError(
+                    f"expected max-poolings of windows no larger than what they pool, got a window {self.window} on "
+                    f"{self.shape} with padding {self.padding}; use larger images"
+                )
 
     def switches(self, x: Float[Array, "*in"]) -> Int[Array, "*out"]:
         """Returns the position of each window's maximum, the first in row-major order where several are equal.

@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
+import jaxclear
 from jaxclear.trace import loop_body, thin
 from jaxclear.trace.convolutions import PRIMITIVE, Convolution
 from jaxclear.trace.transposed import FEW_CHANNELS, Transposed
@@ -213,6 +214,76 @@ def test_groups_keep_their_equation():
     out, pull = jax.vjp(network, images)
     body = loop_body(lambda factor: pull(factor * out)[0].sum(axis=-1), jnp.float32(0))
     np.testing.assert_allclose(body(jnp.float32(2)), pull(2 * out)[0].sum(axis=-1), rtol=1e-4, atol=1e-3)
+
+
+def dense(kernel, images):
+    """A convolution without axes in space."""
+    layout = lax.ConvDimensionNumbers((0, 1), (1, 0), (0, 1))
+    return lax.conv_general_dilated(images.reshape(len(images), -1), kernel, (), [], dimension_numbers=layout)
+
+
+def valid(kernel, images):
+    return lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=LAYOUTS[2])
+
+
+def test_convolutions_without_space_or_pixels():
+    rng = np.random.default_rng(4)
+    images, kernel = rng.normal(size=(2, 2, 2, 3)), jnp.asarray(rng.normal(size=(12, 4)), jnp.float32)
+    images = jnp.asarray(images, jnp.float32)
+    responses = jaxclear.class_responses(lambda k, x: jax.nn.relu(dense(k, x)) @ jnp.ones((4, 4)))(kernel, images)
+    assert responses.shape == (4, 2, 2, 2, 3)
+    for width in (1, 2, 3, 4):  # five taps find no place
+        assert jaxclear.with_rule(valid)(jnp.ones((3, 5, 3, 4)), jnp.ones((1, 8, width, 3))).shape == (1, 6, 0, 4)
+    empty = jaxclear.with_rule(valid)(jnp.ones((3, 3, 3, 4)), jnp.ones((0, 8, 8, 3)))
+    assert empty.shape == (0, 6, 6, 4)
+
+
+def strided(kernels, images):
+    for kernel in kernels:
+        images = lax.conv_general_dilated(images, kernel, (2, 2), "SAME", dimension_numbers=LAYOUTS[2])
+        images = jax.nn.relu(images)
+    return images
+
+
+def strided_kernels():
+    rng = np.random.default_rng(5)
+    widths = ((3, 24), (24, FEW_CHANNELS + 4), (FEW_CHANNELS + 4, 5))
+    return [jnp.asarray(rng.normal(size=(3, 3, *width)), jnp.float32) for width in widths]
+
+
+def test_a_batch_of_any_size_can_be_exported_with_strides():
+    (batch,) = jax.export.symbolic_shape("b")
+    kernels = strided_kernels()
+    responses = jax.jit(jaxclear.unit_responses(strided, 1, top_n=2))
+    exported = jax.export.export(responses)(kernels, jax.ShapeDtypeStruct((batch, 16, 16, 3), jnp.float32))
+    images = jnp.asarray(np.random.default_rng(6).normal(size=(3, 16, 16, 3)), jnp.float32)
+    found, expected = exported.call(kernels, images), responses(kernels, images)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), tuple(found), tuple(expected))
+
+
+def test_responses_through_strides_are_the_vector_jacobian_products():
+    kernels = strided_kernels()
+    images = jnp.asarray(np.random.default_rng(7).normal(size=(2, 16, 16, 3)), jnp.float32)
+    found = jaxclear.class_responses(strided, rule="backprop", class_block=2)(kernels, images)
+    maps, pull = jax.vjp(lambda images: strided(kernels, images), images)
+    for number, response in enumerate(found):
+        (expected,) = pull(maps * jax.nn.one_hot(number, maps.shape[-1]))
+        scale = float(jnp.abs(expected).max())
+        np.testing.assert_allclose(response, expected, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_narrow_numbers_are_convolved_as_they_are(dtype):
+    """Sums of taps in a narrow type would lose digits, and overflow where the convolution does not."""
+    row = jnp.zeros((1, 7, 1, 8)).at[0, :, 0, 0].set(jnp.array([400.0, -400, 400, -400, 1, 1, 0])).astype(dtype)
+    images = jnp.full((1, 1, 9, 1), 1.0, dtype)
+    network = functools.partial(
+        lax.conv_general_dilated, rhs=row, window_strides=(1, 1), padding="SAME", dimension_numbers=LAYOUTS[2]
+    )
+    out, pull = jax.vjp(network, images)
+    response = jnp.full(out.shape, 100, dtype)
+    body = loop_body(lambda factor: pull(factor * response)[0], jnp.ones((), dtype))
+    np.testing.assert_array_equal(body(jnp.ones((), dtype)), pull(response)[0])
 
 
 def test_other_arguments_than_the_example_are_refused():

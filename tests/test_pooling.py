@@ -141,5 +141,7 @@ def test_windows_larger_than_the_image_are_refused():
     with pytest.raises(ValueError, match=r"windows no larger than what they pool.*use larger images"):
         jaxclear.clear_map(network)(None, jnp.ones((1, 4, 4, 3)))
     assert jaxclear.clear_map(network)(None, jnp.ones((1, 5, 5, 3))).dominant_class.shape == (1, 5, 5)
+    assert jaxclear.coverage(network, None, jnp.ones((1, 4, 4, 3))).complete
+    assert jaxclear.with_rule(network)(None, jnp.ones((0, 5, 5, 3))).shape == (0, 1, 1, 3)
     with pytest.raises(ValueError, match="use larger images"):
         max_pool(jnp.ones((1, 4, 4, 3)), 5, 5)

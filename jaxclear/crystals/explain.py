@@ -30,7 +30,7 @@ from jaxclear.crystals.outside import (
 from jaxclear.crystals.scale import length_scales
 from jaxclear.crystals.structures import Crystal, read
 from jaxclear.palettes import legible
-from jaxclear.responses import scores_of
+from jaxclear.responses import scores_of, with_rule
 from jaxclear.rules import Rule, resolve
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def explain_kernel(
         ((1, 64, 64, 3), (1, 7))
     """
     explained = clear_map(apply, rule=rule)
+    features = with_rule(_features(layers), rule)
 
     def kernel(
         variables: Any,
@@ -146,14 +147,14 @@ def explain_kernel(
         images = fingerprint_kernel(positions, species, occupancies, beam=beam)
         clear = explained(variables, images)
         probabilities, colours = jax.nn.softmax(clear.class_scores), to_rgb(clear, palette=palette)
-        # The compiler sees that these layers are those of the explanation, and keeps them once.
-        return ExplanationArrays(images, probabilities, clear, colours, _features(layers, variables, images))
+        # The compiler sees that these layers, traced alike, are those of the explanation, and keeps them once.
+        return ExplanationArrays(images, probabilities, clear, colours, features(variables, images))
 
     return kernel
 
 
-def _features(layers: "tuple[Layer, ...] | None", variables: Any, images: Array) -> Float[Array, "B F"]:
-    return jax.numpy.zeros((len(images), 0)) if layers is None else feature_function(layers)(variables, images)
+def _features(layers: "tuple[Layer, ...] | None") -> Callable[[Any, Array], Float[Array, "B F"]]:
+    return (lambda _, images: jax.numpy.zeros((len(images), 0))) if layers is None else feature_function(layers)
 
 
 @functools.lru_cache(maxsize=16)
@@ -384,8 +385,10 @@ def _lengths(
 
 @functools.lru_cache(maxsize=16)
 def _judging_kernel(apply: Callable[[Any, Any], Any], layers: "tuple[Layer, ...] | None") -> Callable[..., Any]:
+    features = _features(layers)
+
     def kernel(variables: Any, positions: Array, species: Array, occupancies: Array) -> tuple[Array, Array]:
         images = fingerprint_kernel(positions, species, occupancies)
-        return scores_of(apply(variables, images)), _features(layers, variables, images)
+        return scores_of(apply(variables, images)), features(variables, images)
 
     return jax.jit(kernel)

@@ -334,6 +334,8 @@ def _at_index(frames: list[Any], index: int | str | slice) -> list[Any]:
     which: Any = string2index(index) if isinstance(index, str) else index
     if isinstance(which, slice):
         return frames[which]
+    if not isinstance(which, int | np.integer):  # a query of a data base
+        return []
     return [frames[which]] if -len(frames) <= which < len(frames) else []
 
 

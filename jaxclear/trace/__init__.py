@@ -3,7 +3,7 @@
 `jaxprs` owns the names that differ between JAX versions, `graph` turns a jaxpr into a data-flow graph that looks
 through `jit`, `remat` and the like, `patterns` recognises rectifiers and max-poolings in that graph, `program`
 evaluates the jaxpr again with a rule in their place, `head` cuts off the class layer, `coverage` reports. `loops`
-makes the back-projection ready for a loop over classes, `convolutions` and `transposed` its convolutions.
+makes the back-projection ready for a loop over classes, `convolutions`, `transposed` and `thin` its convolutions.
 """
 
 from jaxclear.trace.coverage import (

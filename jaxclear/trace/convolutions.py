@@ -29,7 +29,7 @@ class Convolution:
 
     Args:
         eqn: the equation.
-        summed: whether the sum over the result's channels is wanted, as one channel: the channel in the last place.
+        summed: whether the sum over the result's channels, which are its last axis, is wanted instead, as one channel.
     """
 
     def __init__(self, eqn: Any, *, summed: bool = False):
@@ -40,11 +40,13 @@ class Convolution:
         self._spatial, self._across = len(self._taps), self._taps[-1] if self._taps else 1
         self._channels_last = (0, self._spatial + 1, *range(1, self._spatial + 1))
         self._input_output = (self._spatial + 1, self._spatial, *range(self._spatial))
-        self._transposed = None
-        if _on_cpu() and _is_plain(eqn) and max(eqn.params["lhs_dilation"]) > 1:
+        self._transposed, other_ways = None, _has_other_ways(eqn)
+        self._zeros_between = any(step > 1 for step in eqn.params["lhs_dilation"])
+        if other_ways and self._zeros_between:
             dilation, padding = eqn.params["lhs_dilation"], eqn.params["padding"]
             self._transposed = Transposed(self._taps, self._filters, dilation=dilation, padding=padding)
-        self._into_one = self._filters == 1 < self._across and _on_cpu() and _is_plain(eqn)
+        self._thin = other_ways and not self._zeros_between and self._across > 1 and is_wide(eqn)
+        self._into_one = self._thin and self._filters == 1
 
     def kernels(self, kernel: Array) -> list[Array]:
         """Returns what the images are convolved with, in the layout for it."""
@@ -68,8 +70,7 @@ class Convolution:
     def forward(self, images: Array, kernel: Array) -> Array:
         """Returns the result of the equation; its derivatives are those of the equation as it is."""
         channels = images.shape[self._eqn.params["dimension_numbers"].lhs_spec[1]]
-        few = 1 < channels <= thin.MOST_CHANNELS_IN and self._across > 1
-        if not (few and _on_cpu() and _is_plain(self._eqn) and max(self._eqn.params["lhs_dilation"]) == 1):
+        if not (self._thin and 1 < channels <= thin.MOST_CHANNELS_IN):
             return jaxprs.bind(self._eqn, [images, kernel])[0]
 
         @jax.custom_jvp
@@ -101,22 +102,28 @@ class Convolution:
         numbers = type(self._eqn.params["dimension_numbers"])
         layout = numbers(self._channels_last, self._input_output, self._channels_last)
         params = {**self._eqn.params, "dimension_numbers": layout, **changed}
-        return self._eqn.primitive.bind(images, kernel, **self._eqn.primitive.get_bind_params(params))
+        with self._eqn.ctx.manager:
+            return self._eqn.primitive.bind(images, kernel, **self._eqn.primitive.get_bind_params(params))
 
 
 def _is_zero(tangent: Any) -> bool:
     return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
 
 
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+def is_wide(eqn: Any) -> bool:
+    """Whether an equation's numbers have 32 bits or more: sums in another order differ by little then."""
+    dtypes = [atom.aval.dtype for atom in (*eqn.invars, *eqn.outvars)]
+    return all(jnp.issubdtype(dtype, jnp.inexact) and dtype.itemsize >= 4 for dtype in dtypes)
 
 
-def _is_plain(eqn: Any) -> bool:
-    """Whether there are no groups, no stride and no holes in the kernel."""
+def _has_other_ways(eqn: Any) -> bool:
+    """Whether there are no groups, no stride, no holes in the kernel, and some pixels, and JAX works on a CPU."""
     params = eqn.params
     one_group = params["feature_group_count"] == params["batch_group_count"] == 1
-    return one_group and max(*params["window_strides"], *params["rhs_dilation"]) == 1
+    dense = all(step == 1 for step in (*params["window_strides"], *params["rhs_dilation"]))
+    sizes = [size for atom in (*eqn.invars, *eqn.outvars) for size in atom.aval.shape]
+    empty = any(isinstance(size, int) and size == 0 for size in sizes)  # a batch may be of any size, when exported
+    return jax.default_backend() == "cpu" and one_group and dense and not empty
 
 
 def _moved(values: Array, current: Sequence[int], wanted: Sequence[int]) -> Array:

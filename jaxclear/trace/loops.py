@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxclear.trace import jaxprs
-from jaxclear.trace.convolutions import PRIMITIVE, Convolution
+from jaxclear.trace.convolutions import PRIMITIVE, Convolution, is_wide
 
 _IN_THE_LOOP = object()
 """Stands for a value that every round computes."""
@@ -70,7 +70,7 @@ class _Rounds:
         inside = any(operand is _IN_THE_LOOP for operand in operands)
         if inside and eqn.primitive.name == PRIMITIVE and operands[1] is not _IN_THE_LOOP:
             self._kernels[number] = self._convolution(number, eqn).kernels(operands[1])
-        if inside or number not in self._wanted:
+        if inside or number not in self._wanted or eqn.effects:
             return [_IN_THE_LOOP] * len(eqn.outvars)
         self._values[number] = self._inside(number, eqn, operands)
         return self._values[number]
@@ -102,11 +102,11 @@ def _sums_of_channels(jaxpr: Any) -> frozenset[int]:
             continue
         way: list[int] = []
         var = eqn.invars[0]
-        while uses[var] == 1 and var in made_by:
+        while not jaxprs.is_literal(var) and uses[var] == 1 and var in made_by:
             source = jaxpr.eqns[made_by[var]]
             way.append(made_by[var])
             if source.primitive.name == PRIMITIVE:
-                if _has_channels_last(source):
+                if _has_channels_last(source) and is_wide(source):
                     found.update(way)
                 break
             if not _keeps_channels(source):

@@ -47,7 +47,7 @@ class Transposed:
     def __init__(
         self, taps: Sequence[int], filters: int, *, dilation: Sequence[int], padding: Sequence[tuple[int, int]]
     ):
-        self._taps, self._steps, self._padding = taps, dilation, padding
+        self._taps, self._filters, self._steps, self._padding = taps, filters, dilation, padding
         axes = [_phases(*axis) for axis in zip(taps, dilation, padding, strict=True)]
         self._phases = list(itertools.product(*axes))
         self._together = filters <= FEW_CHANNELS
@@ -85,22 +85,22 @@ class Transposed:
             images: without the zeros.
             kernels: as `kernels` returns them.
         """
-        sizes, batch = images.shape[1:-1], len(images)
+        batch, *sizes = images.shape[:-1]
         all_axes = zip(sizes, self._steps, self._padding, self._taps, strict=True)
         extents = [(size - 1) * step + 2 + sum(edges) - taps for size, step, edges, taps in all_axes]
         counts = [-(-extent // step) for extent, step in zip(extents, self._steps, strict=True)]
         if self._together:
             axes = zip(self._first, self._end, counts, sizes, strict=True)
             found = convolve(images, kernels[0], [(-first, count - 1 + end - size) for first, end, count, size in axes])
-            parts = found.reshape(batch, *counts, *self._steps, -1)
+            parts = found.reshape(batch, *counts, *self._steps, self._filters)
             counted, stepped = range(1, len(sizes) + 1), range(len(sizes) + 1, 2 * len(sizes) + 1)
         else:
             phases = zip(self._phases, kernels, strict=True)
             found = jnp.stack([_phase(convolve, images, own, kernel, counts) for own, kernel in phases], axis=1)
-            parts = found.reshape(batch, *self._steps, *counts, -1)
+            parts = found.reshape(batch, *self._steps, *counts, self._filters)
             stepped, counted = range(1, len(sizes) + 1), range(len(sizes) + 1, 2 * len(sizes) + 1)
         woven = jnp.transpose(parts, (0, *itertools.chain(*zip(counted, stepped, strict=True)), parts.ndim - 1))
-        whole = woven.reshape(batch, *(n * step for n, step in zip(counts, self._steps, strict=True)), -1)
+        whole = woven.reshape(batch, *(n * step for n, step in zip(counts, self._steps, strict=True)), self._filters)
         return whole[:, *(slice(extent) for extent in extents)]
 
 
@@ -115,6 +115,6 @@ def _phases(taps: int, step: int, edges: tuple[int, int]) -> list[_Phase]:
 def _phase(convolve: Convolve, images: Array, phases: Sequence[_Phase], kernel: Array, counts: Sequence[int]) -> Array:
     """The outputs of one phase of every axis: (B, *counts, F)."""
     if 0 in kernel.shape:
-        return jnp.zeros((len(images), *counts, kernel.shape[-1]), images.dtype)
+        return jnp.zeros((images.shape[0], *counts, kernel.shape[-1]), images.dtype)
     axes = zip(phases, counts, images.shape[1:-1], strict=True)
     return convolve(images, kernel, [(-p.offset, count - 1 + p.offset + p.taps - size) for p, count, size in axes])

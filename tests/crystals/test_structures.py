@@ -57,9 +57,9 @@ def test_what_only_pymatgen_reads(tmp_path):
     structure = Structure(Lattice.cubic(3.0), ["Fe"], [[0, 0, 0]])
     (tmp_path / "a.json").write_text(json.dumps(structure.as_dict()))
     assert read(str(tmp_path / "a.json"))[0].numbers.tolist() == [26]
-    for index in (0, -1, "0", ":"):
+    for index in (0, -1, np.int64(0), "0", ":"):
         assert read(tmp_path / "a.json", index=index)[0].numbers.tolist() == [26]
-    for index in (1, -2, "1:"):
+    for index in (1, -2, "1:", "id=3"):
         with pytest.raises(StructureError, match="got none; check the file and the index"):
             read(tmp_path / "a.json", index=index)
 
