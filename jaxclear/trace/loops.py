@@ -6,7 +6,7 @@ of a convolution is used, as of a response in an image, the kernel is summed ins
 """
 
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -55,11 +55,18 @@ class _Rounds:
     """A jaxpr without calls, and by the number of the equation what was computed before the first round."""
 
     def __init__(self, opened: jaxprs.OpenJaxpr):
+        # The number of the equation that each variable comes from.
+        made_by = {var: number for number, eqn in enumerate(opened.jaxpr.eqns) for var in eqn.outvars}
         self._opened = opened
-        self._summed = _sums_of_channels(opened.jaxpr)
+        self._summed = _sums_of_channels(opened.jaxpr, made_by)
+        self._wanted = _ancestors_of_kernels(opened.jaxpr, made_by)
+        self._convolutions = {
+            number: Convolution(eqn, summed=number in self._summed)
+            for number, eqn in enumerate(opened.jaxpr.eqns)
+            if eqn.primitive.name == PRIMITIVE
+        }
         self._values: dict[int, Sequence[Any]] = {}
         self._kernels: dict[int, list[Any]] = {}
-        self._wanted = _ancestors_of_kernels(opened.jaxpr)
         jaxprs.interpret(opened, [_IN_THE_LOOP] * len(opened.jaxpr.invars), self._before)
 
     def __call__(self, operands: Sequence[Any]) -> list[Any]:
@@ -68,8 +75,8 @@ class _Rounds:
 
     def _before(self, number: int, eqn: Any, operands: list[Any]) -> Sequence[Any]:
         inside = any(operand is _IN_THE_LOOP for operand in operands)
-        if inside and eqn.primitive.name == PRIMITIVE and operands[1] is not _IN_THE_LOOP:
-            self._kernels[number] = self._convolution(number, eqn).kernels(operands[1])
+        if inside and number in self._convolutions and operands[1] is not _IN_THE_LOOP:
+            self._kernels[number] = self._convolutions[number].kernels(operands[1])
         if inside or number not in self._wanted or eqn.effects:
             return [_IN_THE_LOOP] * len(eqn.outvars)
         self._values[number] = self._inside(number, eqn, operands)
@@ -78,21 +85,17 @@ class _Rounds:
     def _inside(self, number: int, eqn: Any, operands: list[Any]) -> Sequence[Any]:
         if number in self._values:
             return self._values[number]
-        if eqn.primitive.name == PRIMITIVE:
-            convolution = self._convolution(number, eqn)
+        if number in self._convolutions:
+            convolution = self._convolutions[number]
             kernels = self._kernels[number] if number in self._kernels else convolution.kernels(operands[1])
             return [convolution(operands[0], kernels)]
         if number in self._summed:
             return [jnp.reshape(operands[0], (*eqn.params["new_sizes"][:-1], 1))]
         return jaxprs.bind(eqn, operands)
 
-    def _convolution(self, number: int, eqn: Any) -> Convolution:
-        return Convolution(eqn, summed=number in self._summed)
 
-
-def _sums_of_channels(jaxpr: Any) -> frozenset[int]:
+def _sums_of_channels(jaxpr: Any, made_by: Mapping[Any, int]) -> frozenset[int]:
     """The convolutions of which only the sum over the channels is used, and the reshapes between them and the sum."""
-    made_by = {var: number for number, eqn in enumerate(jaxpr.eqns) for var in eqn.outvars}
     atoms = [*jaxpr.outvars, *(atom for eqn in jaxpr.eqns for atom in eqn.invars)]
     uses = collections.Counter(atom for atom in atoms if not jaxprs.is_literal(atom))
     found: set[int] = set()
@@ -129,9 +132,8 @@ def _keeps_channels(eqn: Any) -> bool:
     return len(before) > 0 and len(after) > 0 and before[-1] == after[-1]
 
 
-def _ancestors_of_kernels(jaxpr: Any) -> frozenset[int]:
+def _ancestors_of_kernels(jaxpr: Any, made_by: Mapping[Any, int]) -> frozenset[int]:
     """The equations that kernels of convolutions are computed by."""
-    made_by = {var: number for number, eqn in enumerate(jaxpr.eqns) for var in eqn.outvars}
     found: set[int] = set()
     waiting = [eqn.invars[1] for eqn in jaxpr.eqns if eqn.primitive.name == PRIMITIVE]
     while waiting:

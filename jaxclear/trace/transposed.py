@@ -89,17 +89,18 @@ class Transposed:
         all_axes = zip(sizes, self._steps, self._padding, self._taps, strict=True)
         extents = [(size - 1) * step + 2 + sum(edges) - taps for size, step, edges, taps in all_axes]
         counts = [-(-extent // step) for extent, step in zip(extents, self._steps, strict=True)]
+        front, back = range(1, len(sizes) + 1), range(len(sizes) + 1, 2 * len(sizes) + 1)
         if self._together:
             axes = zip(self._first, self._end, counts, sizes, strict=True)
             found = convolve(images, kernels[0], [(-first, count - 1 + end - size) for first, end, count, size in axes])
             parts = found.reshape(batch, *counts, *self._steps, self._filters)
-            counted, stepped = range(1, len(sizes) + 1), range(len(sizes) + 1, 2 * len(sizes) + 1)
+            order = zip(front, back, strict=True)
         else:
             phases = zip(self._phases, kernels, strict=True)
             found = jnp.stack([_phase(convolve, images, own, kernel, counts) for own, kernel in phases], axis=1)
             parts = found.reshape(batch, *self._steps, *counts, self._filters)
-            stepped, counted = range(1, len(sizes) + 1), range(len(sizes) + 1, 2 * len(sizes) + 1)
-        woven = jnp.transpose(parts, (0, *itertools.chain(*zip(counted, stepped, strict=True)), parts.ndim - 1))
+            order = zip(back, front, strict=True)
+        woven = jnp.transpose(parts, (0, *itertools.chain(*order), parts.ndim - 1))
         whole = woven.reshape(batch, *(n * step for n, step in zip(counts, self._steps, strict=True)), self._filters)
         return whole[:, *(slice(extent) for extent in extents)]
 
