@@ -11,9 +11,10 @@ from jax import export, lax
 from jaxtyping import Array, Float, Int
 
 from jaxclear.inputs import check_classes
-from jaxclear.responses import Apply, ClassBackprop, ClassResponse, constant_map, transformation, unblock
+from jaxclear.responses import Apply, ClassBackprop, ClassResponse, constant_map, unblock
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import OnUnmatched
+from jaxclear.transformation import transformation
 
 
 class ClearMap(NamedTuple):
@@ -42,6 +43,7 @@ def clear_map(
     classes: Sequence[int] | None = None,
     top_k: int | None = None,
     class_block: int | None = None,
+    image_block: int | None = None,
     on_unmatched: OnUnmatched = "warn",
 ) -> Callable[[Any, Float[Array, "B *spatial C"]], ClearMap]:
     """Returns a function `(variables, images) -> ClearMap`.
@@ -60,6 +62,8 @@ def clear_map(
         classes: compare only these classes.
         top_k: compare only the `top_k` classes with the highest scores, in each image its own.
         class_block: how many classes are worked on at once; chosen by the device by default.
+        image_block: how many images are worked on at once; chosen by the device by default, and all of them where
+            `apply` is not seen to leave the images of a batch apart.
         on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
 
     Raises:
@@ -92,7 +96,7 @@ def clear_map(
             scores = unblock(stacked, backprop.num_classes)
         return ClearMap(jnp.where(best > 0, best_class, -1), best, scores)
 
-    return transformation(apply, core, class_block=class_block)
+    return transformation(apply, core, class_block=class_block, image_block=image_block)
 
 
 def _running_maximum(carry: tuple[Array, Array], ids: Array, found: ClassResponse) -> tuple[Array, Array]:

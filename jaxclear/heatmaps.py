@@ -9,9 +9,10 @@ from jaxtyping import Array, Float, Int
 
 from jaxclear.clear import brightness
 from jaxclear.inputs import check_images, check_labels
-from jaxclear.responses import Apply, ClassBackprop, ClassResponse, constant_map, num_classes, transformation, unblock
+from jaxclear.responses import Apply, ClassBackprop, ClassResponse, constant_map, num_classes, unblock
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import OnUnmatched
+from jaxclear.transformation import transformation
 
 FOR, NEITHER, AGAINST = 1, 0, -1
 """The values of a binary map."""
@@ -41,6 +42,7 @@ def heat_map(
     *,
     rule: str | Rule = "deconvnet",
     class_block: int | None = None,
+    image_block: int | None = None,
     on_unmatched: OnUnmatched = "warn",
 ) -> Callable[..., HeatMap]:
     """Returns a function `(variables, images, labels=None) -> HeatMap`; without labels the predicted class is taken.
@@ -51,6 +53,8 @@ def heat_map(
         apply: `(variables, images)` -> class maps (B, *map, K) or logits (B, K), with two classes or more.
         rule: a rule's name or a `jaxclear.Rule`.
         class_block: how many classes are worked on at once; chosen by the device by default.
+        image_block: how many images are worked on at once; chosen by the device by default, and all of them where
+            `apply` is not seen to leave the images of a batch apart.
         on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
 
     Raises:
@@ -81,7 +85,7 @@ def heat_map(
         (supporting, opposing), scores = backprop.fold(step, _largest, (nothing, nothing), blocks)
         return HeatMap(supporting, opposing, own, unblock(scores, backprop.num_classes))
 
-    compiled = transformation(apply, core, class_block=class_block, more_axes=(0,))
+    compiled = transformation(apply, core, class_block=class_block, image_block=image_block, more_axes=(0,))
     counts: dict[tuple[int, ...], int] = {}
 
     def count_classes(variables: Any, images: Array) -> int:
@@ -109,6 +113,7 @@ def binary_map(
     *,
     rule: str | Rule = "deconvnet",
     class_block: int | None = None,
+    image_block: int | None = None,
     on_unmatched: OnUnmatched = "warn",
 ) -> Callable[..., Int[Array, "B *spatial"]]:
     """Returns a function `(variables, images, labels=None) -> (B, *spatial)` of `FOR`, `NEITHER` and `AGAINST`.
@@ -116,7 +121,7 @@ def binary_map(
     A pixel is `FOR` (1) where the class's own response is the largest, `AGAINST` (-1) where another's is, and
     `NEITHER` (0) where no response is positive. Arguments and errors are those of `heat_map`.
     """
-    heat = heat_map(apply, rule=rule, class_block=class_block, on_unmatched=on_unmatched)
+    heat = heat_map(apply, rule=rule, class_block=class_block, image_block=image_block, on_unmatched=on_unmatched)
 
     def binary(variables: Any, images: Any, labels: Any = None) -> Array:
         return to_binary(heat(variables, images, labels))

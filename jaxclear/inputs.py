@@ -112,14 +112,14 @@ def check_classes(classes: Sequence[int] | None, count: int, *, name: str = "cla
     return chosen
 
 
-def check_block(class_block: Any) -> None:
-    """Checks the number of classes to work on at once.
+def check_block(block: Any, name: str) -> None:
+    """Checks the number of classes or images to work on at once.
 
     Raises:
         ValueError: it is not None or a whole number of at least 1.
     """
-    if class_block is not None and (not isinstance(class_block, int) or class_block < 1):
-        raise ValueError(f"expected class_block to be None or a whole number of at least 1, got {class_block!r}")
+    if block is not None and (not isinstance(block, int) or block < 1):
+        raise ValueError(f"expected {name} to be None or a whole number of at least 1, got {block!r}")
 
 
 def check_labels(labels: Any, batch: int, num_classes: int) -> jax.Array:

@@ -5,6 +5,7 @@ Array contract: images are floating point, (B, *spatial, C) with one spatial axi
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,13 +15,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxclear.devices import Division, division_of, from_all, number_of_parts, own_part
-from jaxclear.inputs import check_apply, check_block, check_classes, check_images, check_outputs
+from jaxclear.devices import from_all, number_of_parts, own_part
+from jaxclear.inputs import check_apply, check_classes, check_outputs
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import (
     ClassHead,
     Coverage,
-    FixedLeaves,
     OnUnmatched,
     Program,
     act_on,
@@ -28,8 +28,8 @@ from jaxclear.trace import (
     loop_body,
     per_image,
     split_head,
-    split_leaves,
 )
+from jaxclear.transformation import transformation
 
 Apply = Callable[[Any, Any], Any]
 """`apply(variables, images)`: a pure function of a tree of arrays and a batch of images."""
@@ -109,6 +109,7 @@ def class_responses(
     rule: str | Rule = "deconvnet",
     classes: Sequence[int] | None = None,
     class_block: int | None = None,
+    image_block: int | None = None,
     on_unmatched: OnUnmatched = "warn",
 ) -> Callable[[Any, Float[Array, "B *spatial C"]], Float[Array, "K B *spatial C"]]:
     """Returns a function `(variables, images) -> (K, B, *spatial, C)`: every class's response in every image.
@@ -125,6 +126,8 @@ def class_responses(
         rule: a rule's name or a `jaxclear.Rule`.
         classes: the classes to respond, in this order; all by default.
         class_block: how many classes are worked on at once; chosen by the device by default.
+        image_block: how many images are worked on at once; chosen by the device by default, and all of them where
+            `apply` is not seen to leave the images of a batch apart.
         on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
 
     Raises:
@@ -143,7 +146,7 @@ def class_responses(
         responses = stacked.reshape(-1, *stacked.shape[2:])
         return from_all(responses, class_axes, joined=True)[: len(chosen)]
 
-    return transformation(apply, core, class_block=class_block, out_axes=1)
+    return transformation(apply, core, class_block=class_block, image_block=image_block, out_axes=1)
 
 
 class ClassResponse(NamedTuple):
@@ -227,10 +230,9 @@ class ClassBackprop(NamedTuple):
         has to be filled.
         """
         count = classes.shape[-1]
-        pixels = int(np.prod(self.image_shape[:-1]))
         devices = number_of_parts(self.class_axes)
         own = -(-count // devices)
-        number = -(-own // (class_block or default_block(pixels)))
+        number = -(-own // (class_block or default_block(self.image_shape)))
         block = -(-own // number)
         places = np.minimum(np.arange(devices * number * block), count - 1)
         padded = jnp.take(jnp.asarray(classes, jnp.int32), places, axis=-1)
@@ -290,10 +292,15 @@ def unblock(stacked: Float[Array, "n_blocks B block"], count: int) -> Float[Arra
     return jnp.moveaxis(stacked, 0, 1).reshape(stacked.shape[1], -1)[:, :count]
 
 
-def default_block(pixels: int) -> int:
-    """Returns how many classes to work on at once for a batch with that many pixels, on the default device."""
+def default_block(image_shape: tuple[Any, ...]) -> int:
+    """Returns how many classes to work on at once on the default device, for a batch of images of that shape.
+
+    One class where a number is a symbol, as in an exported function.
+    """
+    if not all(isinstance(size, int) for size in image_shape):
+        return 1
     budget = _BLOCK_PIXELS.get(jax.default_backend(), _ACCELERATOR_BLOCK_PIXELS)
-    return min(_MOST_CLASSES, max(1, budget // pixels))
+    return min(_MOST_CLASSES, max(1, budget // math.prod(image_shape[:-1])))
 
 
 def _scan(body: Callable[[Any, Array], tuple[Any, Any]], carry: Any, blocks: Array) -> tuple[Any, Any]:
@@ -302,58 +309,6 @@ def _scan(body: Callable[[Any, Array], tuple[Any, Any]], carry: Any, blocks: Arr
         return lax.scan(body, carry, blocks, unroll=SIDE_BY_SIDE.get(jax.default_backend(), 1))
     carry, found = body(carry, blocks[0])
     return carry, jax.tree.map(lambda value: value[None], found)
-
-
-def transformation(
-    apply: Apply,
-    core: Callable[..., Any],
-    *,
-    class_block: int | None = None,
-    out_axes: Any = 0,
-    more_axes: tuple[int, ...] = (),
-) -> Callable[..., Any]:
-    """Returns `core` checked and compiled: `(variables, images, *more) -> result`.
-
-    Values that are known are checked before anything is compiled. Leaves of `variables` that are not arrays, such as
-    an activation function kept in a model's tree, are held fixed. Where the images are divided among devices, so is
-    the work: `jaxclear.devices`.
-
-    Args:
-        apply: what is explained.
-        core: `(class_axes, variables, images, *more) -> result` on one device; along the mesh axes `class_axes` other
-            devices have the same images.
-        class_block: what the user said.
-        out_axes: a tree of the axes that count images in the result.
-        more_axes: the axes that count images in `more`.
-    """
-    check_apply(apply)
-    check_block(class_block)
-
-    @functools.partial(jax.jit, static_argnums=(0, 1))
-    def compiled(
-        fixed: FixedLeaves, division: Division | None, arrays: list[Any], images: Array, more: tuple[Any, ...]
-    ) -> Any:
-        def on_device(arrays: list[Any], images: Array, more: tuple[Any, ...]) -> Any:
-            return core(division.class_axes if division else (), fixed.join(arrays), images, *more)
-
-        if division is None:
-            return on_device(arrays, images, more)
-        return division.mapped(on_device, more_axes[: len(more)], out_axes)(arrays, images, more)
-
-    @functools.wraps(apply)
-    def transformed(variables: Any, images: Any, *more: Any) -> Any:
-        if len(more) > len(more_axes):
-            raise TypeError(f"expected at most {2 + len(more_axes)} arguments, got {2 + len(more)}")
-        images = check_images(images)
-        arrays, fixed = split_leaves(variables)
-        division = division_of(images)
-        if division is not None:
-            arrays = division.replicated(arrays)
-            more = tuple(division.divided(value, axis) for value, axis in zip(more, more_axes, strict=False))
-        return compiled(fixed, division, arrays, images, more)
-
-    del transformed.__wrapped__  # the signature is the transformation's, not the network's
-    return transformed
 
 
 def _trace_key(variables: Any, images: Any) -> Any:

@@ -18,9 +18,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxclear.inputs import check_images, check_labels
-from jaxclear.responses import Apply, ClassBackprop, num_classes, scores_of, transformation
+from jaxclear.responses import Apply, ClassBackprop, num_classes, scores_of
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import OnUnmatched
+from jaxclear.transformation import transformation
 
 __all__ = ["Ablation", "ablation", "keep", "own_response", "random_region", "strong_mask"]
 

@@ -12,9 +12,10 @@ from jax import export, lax
 from jaxtyping import Array, Float, Int
 
 from jaxclear.inputs import check_classes
-from jaxclear.responses import Apply, transformation
+from jaxclear.responses import Apply
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import Layer, OnUnmatched, Program, act_on, loop_body
+from jaxclear.transformation import transformation
 
 
 class UnitResponses(NamedTuple):

@@ -2,8 +2,9 @@
 
 `jaxprs` owns the names that differ between JAX versions, `graph` turns a jaxpr into a data-flow graph that looks
 through `jit`, `remat` and the like, `patterns` recognises rectifiers and max-poolings in that graph, `program`
-evaluates the jaxpr again with a rule in their place, `head` cuts off the class layer, `coverage` reports. `loops`
-makes the back-projection ready for a loop over classes, `convolutions`, `transposed` and `thin` its convolutions.
+evaluates the jaxpr again with a rule in their place, `head` cuts off the class layer, `coverage` reports,
+`independence` sees whether images are left apart. `loops` makes the back-projection ready for a loop over classes,
+`convolutions`, `transposed` and `thin` its convolutions.
 """
 
 from jaxclear.trace.coverage import (
@@ -15,6 +16,7 @@ from jaxclear.trace.coverage import (
     act_on,
 )
 from jaxclear.trace.head import ClassHead, per_image, split_head
+from jaxclear.trace.independence import keeps_images_apart
 from jaxclear.trace.layers import Layer
 from jaxclear.trace.leaves import FixedLeaves, is_array, split_leaves
 from jaxclear.trace.loops import loop_body
@@ -32,6 +34,7 @@ __all__ = [
     "UnmatchedNonlinearityWarning",
     "act_on",
     "is_array",
+    "keeps_images_apart",
     "loop_body",
     "per_image",
     "split_head",
