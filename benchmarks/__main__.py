@@ -23,6 +23,7 @@ from benchmarks import timing
 QUESTIONS = (
     "clear",
     "class_blocks",
+    "image_blocks",
     "fingerprint",
     "classify",
     "spglib",

@@ -19,13 +19,9 @@ import jax
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import jaxclear
-from benchmarks import networks, timing
+from benchmarks import blocks, networks, timing
+from benchmarks.blocks import COLUMNS
 from jaxclear.responses import SIDE_BY_SIDE
-
-COLUMNS = {
-    **{"network": "s", "batch": "d", "block": "s", "ms": ".1f", "spread": ".0%", "ratio": ".2f", "ratio_cpu": ".2f"},
-    **{"compile_s": ".2f", "mib": ".0f"},
-}
 
 
 def bench(name: str, batch: int, *, rounds: int) -> list[timing.Row]:
@@ -36,37 +32,15 @@ def bench(name: str, batch: int, *, rounds: int) -> list[timing.Row]:
     """
     network = networks.network(name)
     images = jax.random.uniform(jax.random.key(0), (batch, *network.input_shape))
-    blocks = {str(block): block for block in (network.num_classes, 1, 2, 4)} | {"auto": None}
-    programs, seconds = {}, {}
-    for words, block in blocks.items():
-        explain = jaxclear.clear_map(network.apply, rule="guided", class_block=block)
-        programs[words], seconds[words] = timing.compiled(explain, network.variables, images)
+    compared = blocks.Blocks(name, network, images, str(network.num_classes))
+    sizes = {str(block): block for block in (network.num_classes, 1, 2, 4)} | {"auto": None}
+    for words, block in sizes.items():
+        compared.add(words, jaxclear.clear_map(network.apply, rule="guided", class_block=block))
     backend = jax.default_backend()
     for number in sorted({1, 2, 4} - {SIDE_BY_SIDE.get(backend, 1)}):
         with mock.patch.dict(SIDE_BY_SIDE, {backend: number}):
-            explain, words = jaxclear.clear_map(network.apply, rule="guided"), f"auto, {number} side by side"
-            programs[words], seconds[words] = timing.compiled(explain, network.variables, images)
-    whole = str(network.num_classes)
-    expected = programs[whole](network.variables, images).dominant_response
-    for words, program in programs.items():
-        found = program(network.variables, images).dominant_response
-        timing.assert_agreement(f"blocks of {words}, {name}", found, expected, tolerance=1e-4)
-    calls = {words: lambda p=program: p(network.variables, images) for words, program in programs.items()}
-    times = timing.alternate(calls, rounds=rounds)
-    return [
-        {
-            "network": name,
-            "batch": batch,
-            "block": words,
-            "ms": 1e3 * took.median,
-            "spread": took.spread,
-            "ratio": took.median / times[whole].median,
-            "ratio_cpu": took.processor / times[whole].processor,
-            "compile_s": seconds[words],
-            "mib": programs[words].memory_analysis().temp_size_in_bytes / 2**20,
-        }
-        for words, took in times.items()
-    ]
+            compared.add(f"auto, {number} side by side", jaxclear.clear_map(network.apply, rule="guided"))
+    return compared.rows(rounds)
 
 
 def measure(options: argparse.Namespace) -> list[timing.Row]:

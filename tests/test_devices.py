@@ -87,12 +87,13 @@ def placings(draw):
     kind=st.sampled_from(KINDS),
     num_classes=st.integers(1, 9),
     block=st.sampled_from([None, 1, 2, 3]),
+    image_block=st.sampled_from([None, 1, 2, 3]),
     seed=st.integers(0, 99),
 )
-def test_a_map_is_the_same_however_the_images_lie(placing, kind, num_classes, block, seed):
+def test_a_map_is_the_same_however_the_images_lie(placing, kind, num_classes, block, image_block, seed):
     shape, axes, batch = placing
     apply, weights, images = whole_numbers(kind, batch, num_classes, seed)
-    clear = jaxclear.clear_map(apply, rule="guided", class_block=block)
+    clear = jaxclear.clear_map(apply, rule="guided", class_block=block, image_block=image_block)
     found = clear(weights, on_mesh(images, shape, [axes or None]))
     every = np.broadcast_to(np.arange(num_classes), (batch, num_classes))
     for got, alone, wanted in zip(
@@ -138,7 +139,9 @@ def test_of_equal_classes_the_lowest_wins_and_of_silent_ones_none(split):
 EXPLANATIONS = {
     "clear": lambda apply: jaxclear.clear_map(apply, rule="guided"),
     "top": lambda apply: jaxclear.clear_map(apply, top_k=3),
+    "in blocks of images": lambda apply: jaxclear.clear_map(apply, image_block=1),
     "responses": lambda apply: jaxclear.class_responses(apply, class_block=2),
+    "responses in blocks of images": lambda apply: jaxclear.class_responses(apply, image_block=3),
     "some responses": lambda apply: jaxclear.class_responses(apply, classes=[4, 0, 3]),
     "heat": jaxclear.heat_map,
     "binary": jaxclear.binary_map,
