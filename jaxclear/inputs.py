@@ -90,7 +90,7 @@ def check_outputs(outputs: Sequence[Any], out_tree: Any, images: Any) -> None:
         )
     if shape[-1] == 0:
         raise ValueError(f"expected apply to return at least one class on its last axis, got shape {shape}")
-    if not np.issubdtype(outputs[0].dtype, np.floating) and not jnp.issubdtype(outputs[0].dtype, jnp.floating):
+    if not jnp.issubdtype(outputs[0].dtype, jnp.floating):
         raise ValueError(f"expected apply to return floating-point scores, got {outputs[0].dtype}")
 
 

@@ -12,6 +12,7 @@ from jax import lax
 import jaxclear
 
 X = jnp.array([[-2.0, -0.5, 0.0, 0.5, 2.0, 9.0]])
+DTYPES = (jnp.float32, jnp.float16, jnp.bfloat16)
 
 RECTIFIERS = {
     "nn.relu": nn.relu,
@@ -21,7 +22,7 @@ RECTIFIERS = {
     "maximum, float": lambda x: jnp.maximum(x, 0.0),
     "maximum, array": lambda x: jnp.maximum(x, jnp.zeros_like(x)),
     "lax.max": lambda x: lax.max(x, jnp.zeros_like(x)),
-    "lax.max, swapped": lambda x: lax.max(jnp.zeros(x.shape), x),
+    "lax.max, swapped": lambda x: lax.max(jnp.zeros(x.shape, x.dtype), x),
     "clip": lambda x: jnp.clip(x, 0),
     "clip, keyword": lambda x: jnp.clip(x, min=0.0),
     "where": lambda x: jnp.where(x > 0, x, 0),
@@ -35,7 +36,7 @@ RECTIFIERS = {
 CAPPED = {
     "nn.relu6": nn.relu6,
     "clip": lambda x: jnp.clip(x, 0, 6),
-    "lax.clamp": lambda x: lax.clamp(0.0, x, 6.0),
+    "lax.clamp": lambda x: lax.clamp(x.dtype.type(0), x, x.dtype.type(6)),
     "minimum": lambda x: jnp.minimum(jnp.maximum(x, 0), 6),
     "minimum, swapped": lambda x: jnp.minimum(6.0, nn.relu(x)),
 }
@@ -47,24 +48,27 @@ def passed_back(function, rule, x=X, seed=None):
     return pull(jnp.ones_like(out) if seed is None else seed)[0]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", RECTIFIERS)
-def test_every_way_to_write_a_relu(name):
-    signal = jnp.array([[1.0, -1.0, 1.0, -1.0, 1.0, -1.0]])
-    assert passed_back(RECTIFIERS[name], "linear", seed=signal).tolist() == signal.tolist()
-    assert passed_back(RECTIFIERS[name], "deconvnet", seed=signal).tolist() == [[1, 0, 1, 0, 1, 0]]
-    assert passed_back(RECTIFIERS[name], "guided", seed=signal).tolist() == [[0, 0, 0, 0, 1, 0]]
-    report = jaxclear.coverage(lambda _, x: RECTIFIERS[name](x), None, X)
+def test_every_way_to_write_a_relu(name, dtype):
+    x, signal = X.astype(dtype), jnp.array([[1, -1, 1, -1, 1, -1]], dtype)
+    assert passed_back(RECTIFIERS[name], "linear", x, signal).tolist() == signal.tolist()
+    assert passed_back(RECTIFIERS[name], "deconvnet", x, signal).tolist() == [[1, 0, 1, 0, 1, 0]]
+    assert passed_back(RECTIFIERS[name], "guided", x, signal).tolist() == [[0, 0, 0, 0, 1, 0]]
+    report = jaxclear.coverage(lambda _, x: RECTIFIERS[name](x), None, x)
     assert [(entry.name, entry.count) for entry in report.replaced] == [("relu", 1)]
     assert report.complete
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CAPPED)
-def test_every_way_to_write_a_relu6(name):
-    assert passed_back(CAPPED[name], "backprop").tolist() == [[0, 0, 0, 1, 1, 0]]
-    assert passed_back(CAPPED[name], "guided").tolist() == [[0, 0, 0, 1, 1, 0]]
-    assert passed_back(CAPPED[name], "linear").tolist() == [[1] * 6]
-    assert passed_back(CAPPED[name], "deconvnet", seed=-jnp.ones((1, 6))).tolist() == [[0] * 6]
-    report = jaxclear.coverage(lambda _, x: CAPPED[name](x), None, X)
+def test_every_way_to_write_a_relu6(name, dtype):
+    x = X.astype(dtype)
+    assert passed_back(CAPPED[name], "backprop", x).tolist() == [[0, 0, 0, 1, 1, 0]]
+    assert passed_back(CAPPED[name], "guided", x).tolist() == [[0, 0, 0, 1, 1, 0]]
+    assert passed_back(CAPPED[name], "linear", x).tolist() == [[1] * 6]
+    assert passed_back(CAPPED[name], "deconvnet", x, -jnp.ones((1, 6), dtype)).tolist() == [[0] * 6]
+    report = jaxclear.coverage(lambda _, x: CAPPED[name](x), None, x)
     assert [(entry.name, entry.count) for entry in report.replaced] == [("relu6", 1)]
     assert report.complete
 
@@ -92,13 +96,15 @@ NOT_RECTIFIERS = {
 }
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NOT_RECTIFIERS)
-def test_other_nonlinearities_keep_their_gradient_and_are_listed(name):
+def test_other_nonlinearities_keep_their_gradient_and_are_listed(name, dtype):
     function, listed = NOT_RECTIFIERS[name]
+    x = X.astype(dtype)
     for rule in jaxclear.RULES:
-        gradient = jax.vjp(function, X)[1](X)[0]
-        np.testing.assert_array_equal(passed_back(function, rule, seed=X), gradient)
-    report = jaxclear.coverage(lambda _, x: function(x), None, X)
+        gradient = jax.vjp(function, x)[1](x)[0]
+        np.testing.assert_array_equal(passed_back(function, rule, x, x), gradient)
+    report = jaxclear.coverage(lambda _, x: function(x), None, x)
     assert not report.replaced
     assert len(report.kept) == 1
     assert report.kept[0].count == (2 if name == "hard_tanh" else 1)  # two comparisons

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+import jax.numpy as jnp
 
 from jaxclear.trace import jaxprs, patterns
 from jaxclear.trace.patterns import Node, Path, Site
@@ -116,7 +116,7 @@ class Graph:
         if patterns.is_layer(outputs[0]):
             self.linear_layers.append(outputs[0])
         is_call = name in jaxprs.JIT or name in jaxprs.CUSTOM_DERIVATIVE
-        floating = any(o.dtype is not None and np.issubdtype(o.dtype, np.inexact) for o in outputs)
+        floating = any(o.dtype is not None and jnp.issubdtype(o.dtype, jnp.inexact) for o in outputs)
         if floating and name not in ("scan", "cond") and not patterns.is_linear(outputs[0]):
             origin = caller.origin(eqn)
             label = jaxprs.call_name(eqn) if is_call else name

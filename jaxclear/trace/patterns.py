@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxclear.pooling import MaxPool
@@ -78,7 +79,7 @@ def constant_value(node: Node) -> float | None:
     if node.primitive != "constant" or not jaxprs.is_tracer_free([node.value]):
         return None
     values = np.asarray(node.value)
-    if values.size == 0 or not np.issubdtype(values.dtype, np.number):
+    if values.size == 0 or not jnp.issubdtype(values.dtype, jnp.number):
         return None
     first = values.flat[0]
     return float(first) if values.size == 1 or bool(np.all(values == first)) else None
@@ -90,7 +91,7 @@ def match(node: Node) -> Site | None:
     Recognised: `max(x, 0)`, `max(0, x)`, `where(x > 0, x, 0)` in all its orders, `x * (x > 0)`, `clamp(0, x, cap)`,
     `min(relu(x), cap)`, `reduce_window_max` and `reduce_window` with a maximum.
     """
-    if node.dtype is None or not np.issubdtype(node.dtype, np.floating):
+    if node.dtype is None or not jnp.issubdtype(node.dtype, jnp.floating):
         return None
     matcher = _MATCHERS.get(node.primitive)
     return matcher(node) if matcher else None
@@ -258,7 +259,7 @@ def is_linear(node: Node) -> bool:
     if node.primitive == "select_n":
         return not depends[0]
     if node.primitive in _INDEXED:
-        return not any(d for d, i in zip(depends, node.inputs, strict=True) if np.issubdtype(i.dtype, np.integer))
+        return not any(d for d, i in zip(depends, node.inputs, strict=True) if jnp.issubdtype(i.dtype, jnp.integer))
     return False
 
 
