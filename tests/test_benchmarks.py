@@ -13,17 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxclear
 from benchmarks import (
     __main__ as everything,
 )
 from benchmarks import (
+    bench_bfloat16,
+    bench_class_blocks,
     bench_classify,
     bench_clear,
     bench_fingerprint,
     bench_first_answer,
+    bench_image_blocks,
     bench_memory,
     bench_spglib,
     bench_training,
+    blocks,
     networks,
     timing,
 )
@@ -171,6 +176,36 @@ def test_memory_of_a_point_grows_with_the_batch():
     small, big = (bench_memory.point("jaxclear", 3, batch, 16)["program_mib"] for batch in (2, 16))
     assert big > 2 * small > 0
     assert len(bench_memory.points(False)) == 12
+
+
+@pytest.mark.parametrize("bench", [bench_class_blocks, bench_image_blocks])
+def test_blocks_are_compared_with_the_whole(small, bench):
+    rows = bench.bench("small", 4, rounds=1)
+    assert {row["block"] for row in rows} >= {"1", "2", "4", "auto"}
+    assert all(set(row) == set(bench.COLUMNS) and row["ms"] > 0 for row in rows)
+    whole = "5" if bench is bench_class_blocks else "4"
+    assert [row["ratio"] for row in rows if row["block"] == whole] == [1.0]
+
+
+def test_blocks_that_give_another_map_are_not_timed(small):
+    images = jnp.ones((2, 12, 12, 3))
+    compared = blocks.Blocks("small", small, images, "right")
+    compared.add("right", jaxclear.clear_map(small.apply, rule="guided"))
+    compared.add("wrong", jaxclear.clear_map(small.apply, rule="deconvnet"))
+    with pytest.raises(timing.Disagreement, match="blocks of wrong, small"):
+        compared.rows(1)
+
+
+def test_changes_of_a_map_are_counted():
+    scores = jnp.array([[1.0, 2.0], [2.0, 1.0]])
+    classes = jnp.array([[[0, 1], [1, 0]], [[0, 0], [1, 1]]])
+    one = jaxclear.ClearMap(classes, jnp.array([[[4.0, 4.0], [0.01, 0.0]], [[1.0, 1.0], [1.0, 1.0]]]), scores)
+    assert bench_bfloat16.changes(one, one) == {"classes": 0, "pixels": 0, "responding": 0, "difference": 0}
+    other = one._replace(
+        dominant_class=classes.at[0, 0, 0].set(1).at[0, 1, 1].set(1), dominant_response=one.dominant_response * 1.5
+    )._replace(class_scores=scores.at[1].set(jnp.array([0.0, 5.0])))
+    found = bench_bfloat16.changes(other, one)
+    assert found == pytest.approx({"classes": 0.5, "pixels": 0.25, "responding": 1 / 6, "difference": 0.5})
 
 
 def test_training_steps_are_timed(monkeypatch):

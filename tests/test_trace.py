@@ -12,7 +12,7 @@ from jax import lax
 import jaxclear
 
 X = jnp.array([[-2.0, -0.5, 0.0, 0.5, 2.0, 9.0]])
-DTYPES = (jnp.float32, jnp.float16, jnp.bfloat16)
+DTYPES = (jnp.float32, jnp.bfloat16)
 
 RECTIFIERS = {
     "nn.relu": nn.relu,
