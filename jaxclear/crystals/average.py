@@ -174,7 +174,7 @@ def _best_motif(
     best, least = None, np.inf
     for candidate in (basis, *lattices.superlattices(spectrum, ratios, basis)):
         primitive = np.linalg.inv(candidate).T @ cell
-        primitive = lattices.reduced(primitive) @ primitive
+        primitive = lattices.reduced(primitive)
         motif = fits.motif_of(structure, primitive, d_nn=d_nn, least_occupancy=least_occupancy)
         if motif is None:
             continue

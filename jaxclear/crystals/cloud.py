@@ -152,7 +152,7 @@ def candidates(
     bases: list[np.ndarray] = []
     for guess in guesses[np.argsort(-worth, kind="stable")]:
         if len(bases) < CANDIDATES and not any(_same_lattice(guess, other) for other in bases):
-            bases += _fitted(peaks, lattices.reduced(guess) @ guess, size)
+            bases += _fitted(peaks, lattices.reduced(guess), size)
     # The first to hold all peaks may need more than three of them to span it.
     for basis in bases[:]:
         for grown in _extended(peaks, basis, size):
@@ -161,7 +161,7 @@ def candidates(
     found = []
     for basis in bases:
         vectors = np.linalg.inv(basis).T
-        vectors = lattices.reduced(vectors) @ vectors
+        vectors = lattices.reduced(vectors)
         found.append(CloudLattice(vectors, _evidence(positions, vectors, profile, d_nn)))
     return sorted(found, key=lambda lattice: -lattice.evidence)[:CANDIDATES]
 
@@ -189,7 +189,7 @@ def _extended(peaks: Peaks, basis: Float[np.ndarray, "3 3"], size: float) -> lis
             if np.linalg.norm((numbers / order - fractions) @ basis) < INDEXED / size:
                 rows = np.vstack([order * np.eye(3), numbers]).astype(np.int64)
                 grown = lattices.hermite(rows) @ basis / order
-                found.append(lattices.reduced(grown) @ grown)
+                found.append(lattices.reduced(grown))
                 break
     return found
 
@@ -245,7 +245,7 @@ def refined(motif: Motif, positions: Float[np.ndarray, "atoms 3"]) -> Float[np.n
     design[:, :3] = motif.steps[on_site]
     design[np.arange(len(on_site)), 3 + motif.site_of_atom[on_site]] = 1
     lattice = np.linalg.lstsq(design, positions[on_site], rcond=None)[0][:3]
-    return lattices.reduced(lattice) @ lattice
+    return lattices.reduced(lattice)
 
 
 def copies(motif: Motif) -> int:

@@ -52,7 +52,7 @@ def diffraction(structure: Crystal, *, cutoff: float) -> Diffraction:
         structure: checked.
         cutoff: greatest wave vector, in units of 1 / nearest-neighbour distance.
     """
-    cell = lattices.reduced(structure.cell) @ structure.cell
+    cell = lattices.reduced(structure.cell)
     d_nn = motifs.spacing(structure, cell)
     _, kinds = np.unique(structure.numbers, return_inverse=True)
     # The box around a molecule or a slab has wave vectors without end.
@@ -92,7 +92,7 @@ def _one_copy(structure: Crystal, lattice: Float[np.ndarray, "3 3"], copies: int
     """The atoms of one cell, where each has all its copies within a distance (Å), and all sites are filled alike."""
     if len(structure.numbers) % copies or np.any(structure.occupancies != 1.0):
         return None
-    lattice = lattices.reduced(lattice) @ lattice
+    lattice = lattices.reduced(lattice)
     fractions = structure.positions @ np.linalg.inv(lattice)
     left = np.arange(len(fractions))
     owners: list[Int[np.ndarray, " copies"]] = []

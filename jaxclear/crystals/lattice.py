@@ -41,14 +41,19 @@ class Sublattice(NamedTuple):
     """Logarithm (nats) of the likelihood ratio to a structure without any lattice."""
 
 
-def reduced(cell: Float[np.ndarray, "3 3"]) -> Int[np.ndarray, "3 3"]:
+def reduced(cell: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
+    """The reduced, right-handed basis of the lattice that `cell` spans, see :func:`reduction`."""
+    return reduction(cell) @ cell
+
+
+def reduction(cell: Float[np.ndarray, "3 3"]) -> Int[np.ndarray, "3 3"]:
     """The unimodular matrix that turns lattice vectors into a reduced, right-handed basis.
 
     No vector gets shorter by adding integer multiples of one other, or plus or minus both others: what Minkowski asks
     in three dimensions. Shortest vector first.
 
     Args:
-        cell: lattice vectors; ``reduced(cell) @ cell`` is the reduced basis.
+        cell: lattice vectors; ``reduction(cell) @ cell`` is the reduced basis.
     """
     steps = np.eye(3, dtype=np.int64)
     signs = [(s, t) for s in (1, -1) for t in (1, -1)]

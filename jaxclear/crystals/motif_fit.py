@@ -52,7 +52,7 @@ def motif_of(
         numerators, order = translation
         basis = lattices.hermite(np.vstack([order * np.eye(3, dtype=np.int64), numerators]))
         primitive = basis @ motif.lattice / order
-        primitive = lattices.reduced(primitive) @ primitive
+        primitive = lattices.reduced(primitive)
 
 
 def fractions_of(motif: Motif) -> Float[np.ndarray, "sites 3"]:

@@ -12,7 +12,7 @@ ORDERS = [(bulk("Po"), 48), (bulk("Cu"), 48), (bulk("Fe"), 48), (bulk("Si"), 48)
 
 def reduced(atoms):
     cell = primitive(atoms)
-    basis = lattice.reduced(cell.cell) @ cell.cell
+    basis = lattice.reduced(cell.cell)
     return basis, cell.positions @ np.linalg.inv(basis), np.zeros(len(atoms), int)
 
 

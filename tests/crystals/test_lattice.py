@@ -41,7 +41,7 @@ def test_hermite_of_fewer_dimensions():
 @given(matrices.filter(lambda m: abs(np.linalg.det(m)) > 0.5))
 def test_a_reduced_basis_has_the_shortest_vectors(rows):
     cell = rows @ np.array([[2.0, 0.1, 0], [0.3, 2.4, 0], [0.2, -0.5, 3.1]])
-    steps = lattice.reduced(cell)
+    steps = lattice.reduction(cell)
     assert round(abs(np.linalg.det(steps))) == 1
     basis = steps @ cell
     assert np.linalg.det(basis) > 0
@@ -54,7 +54,7 @@ def test_a_reduced_basis_has_the_shortest_vectors(rows):
 
 
 def search(crystal):
-    cell = lattice.reduced(crystal.cell) @ crystal.cell
+    cell = lattice.reduced(crystal.cell)
     count = len(crystal.numbers)
     kinds, counts = np.zeros(count, int), np.array([float(count)])
     spectrum = structure_factors.spectrum(cell, crystal.positions, kinds, crystal.occupancies, cutoff=1.1)

@@ -11,7 +11,7 @@ def copies_of(atoms, seed, sigma):
     rng = np.random.default_rng(seed)
     cell = primitive(atoms)
     structure = supercell(cell, random_matrix(rng, 40, 60))
-    steps = lattice.reduced(cell.cell)
+    steps = lattice.reduction(cell.cell)
     noise = sigma * rng.normal(size=structure.positions.shape)
     return cell, steps @ cell.cell, structure._replace(positions=structure.positions + noise)
 
@@ -56,7 +56,7 @@ def test_spacing():
     rng = np.random.default_rng(4)
     for atoms, expected in ((bulk("Cu"), 3.61 / np.sqrt(2)), (bulk("Fe"), 2.87 * np.sqrt(3) / 2)):
         structure = turned(supercell(primitive(atoms), random_matrix(rng, 8, 50)), rng)
-        cell = lattice.reduced(structure.cell) @ structure.cell
+        cell = lattice.reduced(structure.cell)
         np.testing.assert_allclose(motif.spacing(structure, cell), expected, rtol=1e-6)
 
 
