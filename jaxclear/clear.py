@@ -4,7 +4,6 @@ import colorsys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export, lax
@@ -62,8 +61,9 @@ def clear_map(
         classes: compare only these classes.
         top_k: compare only the `top_k` classes with the highest scores, in each image its own.
         class_block: how many classes are worked on at once; chosen by the device by default.
-        image_block: how many images are worked on at once; chosen by the device by default, and all of them where
-            `apply` is not seen to leave the images of a batch apart.
+        image_block: how many images a device works on at once at most. By default the library chooses: all of them, but
+            on a CPU with a rule of `jaxclear.RULES` and a network that is seen to answer each image by itself. A number
+            is taken on trust.
         on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
 
     Raises:
@@ -96,7 +96,7 @@ def clear_map(
             scores = unblock(stacked, backprop.num_classes)
         return ClearMap(jnp.where(best > 0, best_class, -1), best, scores)
 
-    return transformation(apply, core, class_block=class_block, image_block=image_block)
+    return transformation(apply, resolved, core, class_block=class_block, image_block=image_block)
 
 
 def _running_maximum(carry: tuple[Array, Array], ids: Array, found: ClassResponse) -> tuple[Array, Array]:
@@ -197,4 +197,4 @@ def overlay(
     low, high = grey.min(axis=axes, keepdims=True), grey.max(axis=axes, keepdims=True)
     grey = (grey - low) / jnp.where(high > low, high - low, 1)
     cover = opacity * colour.max(axis=-1, keepdims=True)
-    return jax.lax.clamp(0.0, grey * (1 - cover) + colour * opacity, 1.0)
+    return jnp.clip(grey * (1 - cover) + colour * opacity, 0, 1)

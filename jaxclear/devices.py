@@ -99,6 +99,14 @@ def division_of(images: Float[Array, "B *spatial C"]) -> Division | None:
     return Division(mesh, batch_axes, tuple(others))
 
 
+def may_be_divided(images: Float[Array, "B *spatial C"]) -> bool:
+    """Returns whether images may lie on several devices without it being seen: under the user's own `jax.jit`."""
+    if not isinstance(images, Tracer) or jax.device_count() == 1:
+        return False
+    mesh = jax.typeof(images).sharding.mesh
+    return not all(kind in (AxisType.Explicit, AxisType.Manual) for kind in mesh.axis_types) or mesh.empty
+
+
 def _axes_of(entry: Any, mesh: Any) -> tuple[str, ...]:
     """Returns the mesh axes of more than one device in one entry of a partition."""
     names = entry if isinstance(entry, tuple) else () if entry is None else (entry,)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import export, lax
+from jax import export
 from jaxtyping import Array, Float, Int
 
 from jaxclear.clear import brightness
@@ -53,8 +53,9 @@ def heat_map(
         apply: `(variables, images)` -> class maps (B, *map, K) or logits (B, K), with two classes or more.
         rule: a rule's name or a `jaxclear.Rule`.
         class_block: how many classes are worked on at once; chosen by the device by default.
-        image_block: how many images are worked on at once; chosen by the device by default, and all of them where
-            `apply` is not seen to leave the images of a batch apart.
+        image_block: how many images a device works on at once at most. By default the library chooses: all of them, but
+            on a CPU with a rule of `jaxclear.RULES` and a network that is seen to answer each image by itself. A number
+            is taken on trust.
         on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
 
     Raises:
@@ -85,7 +86,7 @@ def heat_map(
         (supporting, opposing), scores = backprop.fold(step, _largest, (nothing, nothing), blocks)
         return HeatMap(supporting, opposing, own, unblock(scores, backprop.num_classes))
 
-    compiled = transformation(apply, core, class_block=class_block, image_block=image_block, more_axes=(0,))
+    compiled = transformation(apply, resolved, core, class_block=class_block, image_block=image_block, more_axes=(0,))
     counts: dict[tuple[int, ...], int] = {}
 
     def count_classes(variables: Any, images: Array) -> int:
@@ -142,7 +143,7 @@ def heat_rgb(heat: HeatMap) -> Float[Array, "B *spatial 3"]:
     Both share one scale, the largest response in the image.
     """
     value = brightness(jnp.maximum(heat.evidence_for, heat.evidence_against))
-    hot = jnp.stack([lax.clamp(0.0, 3 * value - shift, 1.0) for shift in (0.0, 1.0, 2.0)], axis=-1)
+    hot = jnp.stack([jnp.clip(3 * value - shift, 0, 1) for shift in (0.0, 1.0, 2.0)], axis=-1)
     green = jnp.stack([jnp.zeros_like(value), value, jnp.zeros_like(value)], axis=-1)
     return jnp.where((to_binary(heat) == FOR)[..., None], hot, green)
 

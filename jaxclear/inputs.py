@@ -42,6 +42,8 @@ def check_image_array(images: Any) -> None:
             f"expected floating-point images, got {images.dtype}; scale them as in training, for example "
             "images.astype('float32') / 255"
         )
+    if images.dtype.itemsize < 2:
+        raise ValueError(f"expected images of 16, 32 or 64 bits a number, got {images.dtype}")
 
 
 def check_images(images: Any) -> jax.Array:
@@ -66,6 +68,11 @@ def _count_finite(array: jax.Array) -> jax.Array:
     return jnp.isfinite(array).sum()
 
 
+def _of_any_batch(shape: tuple[int, ...], batch: int) -> str:
+    """A shape whose first axis counts images, for messages: the user's batch may be worked on in parts."""
+    return str(shape).replace(f"({batch},", "(B,", 1)
+
+
 def check_outputs(outputs: Sequence[Any], out_tree: Any, images: Any) -> None:
     """Checks that a traced network returned class maps (B, *map, K) or logits (B, K).
 
@@ -85,8 +92,8 @@ def check_outputs(outputs: Sequence[Any], out_tree: Any, images: Any) -> None:
     shape = outputs[0].shape
     if len(shape) not in (2, images.ndim) or shape[0] != images.shape[0]:
         raise ValueError(
-            f"expected apply to return class maps (B, *map, K) or logits (B, K) for images of shape {images.shape}, "
-            f"got shape {shape}"
+            "expected apply to return class maps (B, *map, K) or logits (B, K) for images of shape "
+            f"{_of_any_batch(images.shape, images.shape[0])}, got shape {_of_any_batch(shape, images.shape[0])}"
         )
     if shape[-1] == 0:
         raise ValueError(f"expected apply to return at least one class on its last axis, got shape {shape}")
@@ -118,7 +125,7 @@ def check_block(block: Any, name: str) -> None:
     Raises:
         ValueError: it is not None or a whole number of at least 1.
     """
-    if block is not None and (not isinstance(block, int) or block < 1):
+    if block is not None and (isinstance(block, bool) or not isinstance(block, int | np.integer) or block < 1):
         raise ValueError(f"expected {name} to be None or a whole number of at least 1, got {block!r}")
 
 

@@ -126,8 +126,9 @@ def class_responses(
         rule: a rule's name or a `jaxclear.Rule`.
         classes: the classes to respond, in this order; all by default.
         class_block: how many classes are worked on at once; chosen by the device by default.
-        image_block: how many images are worked on at once; chosen by the device by default, and all of them where
-            `apply` is not seen to leave the images of a batch apart.
+        image_block: how many images a device works on at once at most. By default the library chooses: all of them, but
+            on a CPU with a rule of `jaxclear.RULES` and a network that is seen to answer each image by itself. A number
+            is taken on trust.
         on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
 
     Raises:
@@ -146,7 +147,7 @@ def class_responses(
         responses = stacked.reshape(-1, *stacked.shape[2:])
         return from_all(responses, class_axes, joined=True)[: len(chosen)]
 
-    return transformation(apply, core, class_block=class_block, image_block=image_block, out_axes=1)
+    return transformation(apply, resolved, core, class_block=class_block, image_block=image_block, out_axes=1)
 
 
 class ClassResponse(NamedTuple):

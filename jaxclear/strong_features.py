@@ -53,7 +53,11 @@ class Ablation(NamedTuple):
 
 
 def own_response(
-    apply: Apply, *, rule: str | Rule = "deconvnet", on_unmatched: OnUnmatched = "warn"
+    apply: Apply,
+    *,
+    rule: str | Rule = "deconvnet",
+    image_block: int | None = None,
+    on_unmatched: OnUnmatched = "warn",
 ) -> Callable[..., Float[Array, "B H W"]]:
     """Returns a function `(variables, images, labels=None) -> (B, H, W)`: each image's response of one class.
 
@@ -63,6 +67,9 @@ def own_response(
     Args:
         apply: `(variables, images)` -> class maps (B, *map, K) or logits (B, K).
         rule: a rule's name or a `jaxclear.Rule`.
+        image_block: how many images a device works on at once at most. By default the library chooses: all of them, but
+            on a CPU with a rule of `jaxclear.RULES` and a network that is seen to answer each image by itself. A number
+            is taken on trust.
         on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
 
     Raises:
@@ -76,7 +83,7 @@ def own_response(
             labels = backprop.scores(None).argmax(axis=-1)
         return backprop.respond(labels[:, None]).responses[0].sum(axis=-1)
 
-    compiled = transformation(apply, core, more_axes=(0,))
+    compiled = transformation(apply, resolved, core, image_block=image_block, more_axes=(0,))
 
     def respond(variables: Any, images: Any, labels: Any = None) -> Array:
         if labels is None:
@@ -135,6 +142,7 @@ def ablation(
     thresholds: Sequence[float],
     rule: str | Rule = "deconvnet",
     fill: float = 0.0,
+    image_block: int | None = None,
     on_unmatched: OnUnmatched = "warn",
 ) -> Callable[[Any, Float[Array, "B H W C"], PRNGKeyArray], Ablation]:
     """Returns a function `(variables, images, key) -> Ablation`.
@@ -146,6 +154,9 @@ def ablation(
         thresholds: T values of `t`, from 0 (all that responds) to below 1.
         rule: a rule's name or a `jaxclear.Rule`.
         fill: value that takes the place of pixels: 0 for a black background, 0.5 for a grey patch.
+        image_block: how many images a device works on at once at most. By default the library chooses: all of them, but
+            on a CPU with a rule of `jaxclear.RULES` and a network that is seen to answer each image by itself. A number
+            is taken on trust.
         on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
 
     Raises:
@@ -172,7 +183,8 @@ def ablation(
             seen = (strong, ~strong, control, ~control)
             answers = [predict(variables, keep(images, mask, fill)) for mask in seen]
             overlap = (strong & control).sum((1, 2)) / jnp.maximum(control.sum((1, 2)), 1)
-            differs = jnp.abs(images - fill).sum(-1)
+            # Sums of many numbers of 16 bits overflow.
+            differs = jnp.abs(images - fill).astype(jnp.promote_types(images.dtype, jnp.float32)).sum(-1)
             whole = jnp.maximum(differs.sum((1, 2)), jnp.finfo(differs.dtype).tiny)
             signals = [(differs * mask).sum((1, 2)) / whole for mask in (strong, control)]
             return (*answers, strong.mean((1, 2)), overlap, *signals)
@@ -181,7 +193,8 @@ def ablation(
         return Ablation(full, *found)
 
     out_axes = 0, *[1] * (len(Ablation._fields) - 1)
-    compiled = transformation(apply, core, out_axes=Ablation._make(out_axes), more_axes=(1,))
+    axes = Ablation._make(out_axes)
+    compiled = transformation(apply, resolve(rule), core, image_block=image_block, out_axes=axes, more_axes=(1,))
 
     def ablate(variables: Any, images: Any, key: PRNGKeyArray) -> Ablation:
         images = check_images(images)

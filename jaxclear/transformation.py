@@ -10,18 +10,21 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxclear.devices import Division, division_of
+from jaxclear.devices import Division, division_of, may_be_divided
 from jaxclear.inputs import check_apply, check_block, check_images
+from jaxclear.rules import RULES, Rule
 from jaxclear.trace import FixedLeaves, keeps_images_apart, split_leaves
 
-# Pixels of images that are worked on at a time unless the user says otherwise, but so many images at least. On a CPU
-# what one class needs has to fit the cache; an accelerator takes the whole batch. benchmarks/bench_image_blocks.py.
+# Pixels of images that are worked on at a time at most unless the user says otherwise; batches of so few images are not
+# divided. On a CPU what one class needs has to fit the cache; an accelerator takes the whole batch:
+# benchmarks/bench_image_blocks.py.
 _BLOCK_PIXELS = {"cpu": 2**15}
 _FEWEST_IMAGES = 8
 
 
 def transformation(
     apply: Callable[[Any, Any], Any],
+    rule: Rule,
     core: Callable[..., Any],
     *,
     class_block: int | None = None,
@@ -34,10 +37,11 @@ def transformation(
     Values that are known are checked before anything is compiled. Leaves of `variables` that are not arrays, such as
     an activation function kept in a model's tree, are held fixed. Where the images are divided among devices, so is
     the work: `jaxclear.devices`. Each device works on a block of images after another, if `apply` is seen to leave the
-    images apart or the user gives the size of a block.
+    images apart and `rule` is one of the library's, or the user gives the size of a block.
 
     Args:
         apply: what is explained.
+        rule: by which.
         core: `(class_axes, variables, images, *more) -> result` on one device; along the mesh axes `class_axes` other
             devices have the same images.
         class_block: how many classes the user wants to be worked on at once.
@@ -49,9 +53,14 @@ def transformation(
     check_block(class_block, "class_block")
     check_block(image_block, "image_block")
 
-    @functools.partial(jax.jit, static_argnums=(0, 1))
+    @functools.partial(jax.jit, static_argnums=(0, 1, 2))
     def compiled(
-        fixed: FixedLeaves, division: Division | None, arrays: list[Any], images: Array, more: tuple[Any, ...]
+        fixed: FixedLeaves,
+        division: Division | None,
+        in_blocks: bool,
+        arrays: list[Any],
+        images: Array,
+        more: tuple[Any, ...],
     ) -> Any:
         def on_device(arrays: list[Any], images: Array, more: tuple[Any, ...]) -> Any:
             variables = fixed.join(arrays)
@@ -59,7 +68,7 @@ def transformation(
             def explain(images: Array, *more: Any) -> Any:
                 return core(division.class_axes if division else (), variables, images, *more)
 
-            size = _block_size(image_block, apply, variables, images)
+            size = image_block or (_default_block(apply, variables, images) if in_blocks else None)
             return _in_blocks(explain, size, (images, *more), (0, *more_axes), out_axes)
 
         if division is None:
@@ -76,26 +85,30 @@ def transformation(
         if division is not None:
             arrays = division.replicated(arrays)
             more = tuple(division.divided(value, axis) for value, axis in zip(more, more_axes, strict=False))
-        return compiled(fixed, division, arrays, images, more)
+        in_blocks = rule in RULES.values() and not may_be_divided(images)
+        return compiled(fixed, division, in_blocks, arrays, images, more)
 
     del transformed.__wrapped__  # the signature is the transformation's, not the network's
     return transformed
 
 
-def _block_size(asked: int | None, apply: Callable[[Any, Any], Any], variables: Any, images: Array) -> int:
-    """Returns how many images to work on at once on the default device; the whole batch if `apply` may mix images."""
-    pixels, batch = _BLOCK_PIXELS.get(jax.default_backend()), images.shape[0]
-    # An exported function may take images whose numbers are symbols.
-    if not all(isinstance(size, int) for size in images.shape):
-        return batch
-    if asked is not None or pixels is None:
-        return min(asked or batch, batch)
-    most = max(_FEWEST_IMAGES, pixels // math.prod(images.shape[1:-1]))
-    return most if most < batch and keeps_images_apart(apply, variables, images) else batch
+def _default_block(apply: Callable[[Any, Any], Any], variables: Any, images: Array) -> int | None:
+    """Returns how many images to work on at once on the default device; None for the whole batch."""
+    pixels = _BLOCK_PIXELS.get(jax.default_backend())
+    if pixels is None or not _is_of_known_size(images):
+        return None
+    size = max(_FEWEST_IMAGES, pixels // math.prod(images.shape[1:-1]))
+    part = -(-len(images) // -(-len(images) // size))
+    return size if part < len(images) and keeps_images_apart(apply, variables, images, part) else None
+
+
+def _is_of_known_size(images: Array) -> bool:
+    """Whether the images' numbers are known; an exported function may have symbols for them."""
+    return all(isinstance(size, int) for size in images.shape)
 
 
 def _in_blocks(
-    explain: Callable[..., Any], size: int, arguments: tuple[Any, ...], axes: tuple[int, ...], out_axes: Any
+    explain: Callable[..., Any], size: int | None, arguments: tuple[Any, ...], axes: tuple[int, ...], out_axes: Any
 ) -> Any:
     """Returns `explain(*arguments)`, worked out for blocks of at most `size` images, one after another.
 
@@ -103,14 +116,14 @@ def _in_blocks(
 
     Args:
         explain: from images and more arrays to a tree of results.
-        size: how many images at most.
+        size: how many images at most; None for all, and so it is where their number is a symbol.
         arguments: the images of the whole batch, and what else `explain` takes.
         axes: which axis counts images in each argument.
         out_axes: a tree of the axes that count images in the result.
     """
-    batch = arguments[0].shape[0]
-    if size == batch:
+    if size is None or not _is_of_known_size(arguments[0]) or size >= len(arguments[0]):
         return explain(*arguments)
+    batch = len(arguments[0])
     number = -(-batch // size)
     block = -(-batch // number)
     places = jnp.minimum(jnp.arange(number * block), batch - 1).reshape(number, block)

@@ -45,6 +45,7 @@ def unit_responses(
     units: Sequence[int] | None = None,
     step: int | None = None,
     rule: str | Rule = "deconvnet",
+    image_block: int | None = None,
     on_unmatched: OnUnmatched = "warn",
 ) -> Callable[[Any, Float[Array, "B *spatial C"]], UnitResponses]:
     """Returns a function `(variables, images) -> UnitResponses` for the units (kernels) of one layer.
@@ -63,6 +64,9 @@ def unit_responses(
         units: these units instead, in every image.
         step: which step, for a layer inside a `scan`.
         rule: a rule's name or a `jaxclear.Rule`.
+        image_block: how many images a device works on at once at most. By default the library chooses: all of them, but
+            on a CPU with a rule of `jaxclear.RULES` and a network that is seen to answer each image by itself. A number
+            is taken on trust.
         on_unmatched: what to do, once a trace, about non-linearities the rule does not know.
 
     Raises:
@@ -86,8 +90,11 @@ def unit_responses(
             return value[step] if found.in_scan else value
 
         z, pull = jax.vjp(activation, images)
+        if z.ndim < 2 or len(z) != len(images):
+            raise ValueError(f"expected layer {found.name!r} to count images by its first axis, got shape {z.shape}")
         seeds = resolved.seed(z)
-        sums = z.sum(axis=tuple(range(1, z.ndim - 1)))
+        # Sums of many numbers of 16 bits overflow.
+        sums = z.astype(jnp.promote_types(z.dtype, jnp.float32)).sum(axis=tuple(range(1, z.ndim - 1)))
         if units is None:
             if top_n > z.shape[-1]:
                 raise ValueError(f"expected top_n of at most {z.shape[-1]}, the units of {found.name!r}, got {top_n}")
@@ -104,7 +111,7 @@ def unit_responses(
         responses = lax.map(loop_body(respond, chosen.T[0]), chosen.T)
         return UnitResponses(responses, chosen, activations, responses.max(axis=0))
 
-    return transformation(apply, core, out_axes=UnitResponses._make((1, 0, 0, 0)))
+    return transformation(apply, resolved, core, image_block=image_block, out_axes=UnitResponses._make((1, 0, 0, 0)))
 
 
 def _find_layer(known: Sequence[Layer], wanted: str | int) -> Layer:

@@ -130,6 +130,16 @@ def test_without_labels_the_predicted_class_is_taken():
     np.testing.assert_allclose(heat.evidence_for, given_labels.evidence_for, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float64])
+def test_colours_of_other_numbers(dtype):
+    with jax.enable_x64():
+        heat = jaxclear.HeatMap(*jnp.ones((2, 1, 2, 2), dtype), jnp.array([0]), jnp.zeros((1, 2), dtype))
+        assert jaxclear.heat_rgb(heat).tolist() == np.ones((1, 2, 2, 3)).tolist()
+        colour = jaxclear.to_rgb(jaxclear.ClearMap(jnp.zeros((1, 2, 2), int), heat.evidence_for, heat.class_scores))
+        images = jnp.ones((1, 2, 2, 1), dtype)
+        assert jaxclear.overlay(colour, images, opacity=1.0).tolist() == [[[[1, 0, 0]] * 2] * 2]
+
+
 def test_heat_colours():
     heat = jaxclear.HeatMap(
         jnp.array([[[3.0, 0.0, -1.0]]]), jnp.array([[[1.0, 1.5, -2.0]]]), jnp.array([0]), jnp.zeros((1, 2))
@@ -154,13 +164,14 @@ BAD_CALLS = {
     "infinity": (identity, GOOD.at[0].set(jnp.inf), "48 NaN or infinite"),
     "one image": (identity, GOOD[0, 0], r"images\[None\]"),
     "integers": (identity, GOOD.astype(jnp.uint8), "uint8.*/ 255"),
+    "8 bits": (identity, GOOD.astype(jnp.float8_e4m3fn), "16, 32 or 64 bits a number, got float8_e4m3fn"),
     "a list": (identity, [[1.0]], "got list"),
     "no images": (identity, GOOD[:0], "at least one element"),
     "a tuple out": (lambda v, x: (x, x), GOOD, "one array"),
     "a tuple of one out": (lambda v, x: (x,), GOOD, r"\[0\]"),
     "a dictionary out": (lambda v, x: {"logits": x}, GOOD, "one array"),
     "zero classes": (lambda v, x: x[..., :0], GOOD, "at least one class"),
-    "a scalar a image": (lambda v, x: x.sum((1, 2, 3)), GOOD, r"got shape \(2,\)"),
+    "a scalar a image": (lambda v, x: x.sum((1, 2, 3)), GOOD, r"got shape \(B,\)"),
     "another batch": (lambda v, x: x[:1], GOOD, r"got shape \(1, 4, 4, 3\)"),
     "whole numbers out": (lambda v, x: (x > 0).astype(jnp.int32), GOOD, "int32"),
 }

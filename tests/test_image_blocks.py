@@ -1,5 +1,7 @@
 """A batch worked on in blocks of images has the results of the whole batch."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,6 +118,64 @@ def test_a_network_that_mixes_images_is_explained_whole(small_blocks, counted):
     np.testing.assert_allclose(blocks.class_scores, 0, atol=1e-6)
 
 
+def test_where_the_number_of_images_enters_the_batch_is_explained_whole(small_blocks, counted):
+    apply, variables, images = network()
+    found = jaxclear.clear_map(lambda variables, images: apply(variables, images) / len(images))(variables, images)
+    assert {shape[0] for shape in counted} == {BATCH}
+    np.testing.assert_allclose(found.class_scores, apply(variables, images).mean(axis=(1, 2)) / BATCH, rtol=1e-5)
+
+
+RULES = {
+    "relu": jaxclear.Rule(
+        "own", relu=lambda x, active, response: jnp.where(active, response / (1 + response.max()), 0)
+    ),
+    "seed": dataclasses.replace(jaxclear.RULES["guided"], name="own", seed=lambda z: z / jnp.abs(z).max()),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_of_the_users_own_gets_the_whole_batch(name, small_blocks, counted):
+    apply, variables, images = network()
+    found = jaxclear.class_responses(apply, rule=RULES[name], class_block=1)(variables, images)
+    assert {shape[0] for shape in counted} == {BATCH}
+    same(found, jaxclear.class_responses(apply, rule=RULES[name], image_block=BATCH, class_block=1)(variables, images))
+
+
+def test_messages_are_of_the_users_batch(small_blocks):
+    images = network()[2]
+    for size in (None, 3):
+        with pytest.raises(ValueError, match=r"for images of shape \(B, 8, 8, 2\), got shape \(B, 8, 8\)"):
+            jaxclear.clear_map(lambda _, x: x.sum(axis=-1), image_block=size)({}, images)
+
+
+def test_layers_that_count_images_elsewhere_are_refused(small_blocks):
+    weights = jnp.ones((2, 3)), jnp.ones((3, 2))
+
+    def time_first(weights, images):
+        rows = jax.nn.relu(images.mean(axis=2).transpose(1, 0, 2) @ weights[0])
+        return rows.mean(axis=0) @ weights[1]
+
+    images = network()[2]
+    name = jaxclear.layers(time_first, weights, images)[0]
+    with pytest.raises(ValueError, match="expected layer .* to count images by its first axis, got shape"):
+        jaxclear.unit_responses(time_first, name, top_n=2)(weights, images)
+
+
+@pytest.mark.skipif(jax.device_count() == 1, reason="one device")
+def test_images_that_may_be_divided_unseen_are_explained_whole(small_blocks, counted):
+    apply, variables, images = network()
+    clear = jaxclear.clear_map(apply)
+    found = jax.jit(clear)(variables, images)
+    assert {shape[0] for shape in counted} == {BATCH}
+    counted.clear()
+    same(found, clear(variables, images))
+    devices = jax.make_mesh((1,), ("items",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,))
+    by_item, everywhere = jax.sharding.PartitionSpec("items"), jax.sharding.PartitionSpec()
+    mapped = jax.shard_map(clear, mesh=devices, in_specs=(everywhere, by_item), out_specs=by_item, check_vma=False)
+    same(jax.jit(mapped)(variables, images), found)
+    assert {shape[0] for shape in counted} == {2}
+
+
 def test_few_images_are_never_split(counted):
     apply, variables, images = small_network(batch=8, size=64)
     jax.eval_shape(jaxclear.clear_map(apply), variables, jnp.tile(images, (1, 4, 4, 1)))
@@ -128,7 +188,7 @@ def test_memory_does_not_grow_with_the_batch():
 
     def temporary_bytes(batch):
         images = jax.ShapeDtypeStruct((batch, 64, 64, 2), jnp.float32)
-        lowered = jax.jit(lambda v, x: jaxclear.clear_map(apply)(v, x)).lower(variables, images)
+        lowered = jax.jit(jaxclear.clear_map(apply, image_block=8)).lower(variables, images)
         results = jax.tree.leaves(lowered.out_info)
         out = sum(result.size * result.dtype.itemsize for result in results)
         return lowered.compile().memory_analysis().temp_size_in_bytes - out - images.size * 4
@@ -149,7 +209,7 @@ def test_blocks_under_vmap_and_export(block, small_blocks):
     same(exported.call(variables, images), expected)
 
 
-@pytest.mark.parametrize("size", [0, -1, 1.5, "8"])
+@pytest.mark.parametrize("size", [0, -1, 1.5, "8", True])
 def test_a_block_is_none_or_a_whole_number(size):
     apply, _, _ = network()
     with pytest.raises(ValueError, match="expected image_block to be None or a whole number of at least 1, got"):

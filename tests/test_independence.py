@@ -13,7 +13,7 @@ from jaxclear import models
 from jaxclear.trace import keeps_images_apart
 from networks import random_networks, small_network, to_jax
 
-BATCH = 6
+BATCH, PART = 6, 2
 SHAPE = (BATCH, 4, 4, 3)
 
 
@@ -80,7 +80,7 @@ def recurrent(_, images):
 
 @pytest.mark.parametrize("module", [Attention(), Residuals(), Normalised(train=False)])
 def test_layers_of_flax_leave_images_apart(module):
-    assert keeps_images_apart(*flax_network(module), jnp.zeros(SHAPE))
+    assert keeps_images_apart(*flax_network(module), jnp.zeros(SHAPE), PART)
 
 
 @pytest.mark.parametrize("name", models.NETWORKS)
@@ -88,11 +88,11 @@ def test_the_published_networks_leave_images_apart(name):
     module, table = models.build(name)
     images = jax.ShapeDtypeStruct((BATCH, *table.input_shape), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), images)
-    assert keeps_images_apart(module.apply, variables, images)
+    assert keeps_images_apart(module.apply, variables, images, PART)
 
 
 def test_a_recurrent_network_leaves_images_apart():
-    assert keeps_images_apart(recurrent, {}, jnp.zeros(SHAPE))
+    assert keeps_images_apart(recurrent, {}, jnp.zeros(SHAPE), PART)
 
 
 def over_images(_, x):
@@ -112,6 +112,47 @@ def backward_mixes(x):
 
 
 backward_mixes.defvjp(lambda x: (x, None), lambda _, g: (g.sum(axis=0, keepdims=True) + 0 * g,))
+
+
+@jax.custom_jvp
+def derivative_mixes(x):
+    return x
+
+
+derivative_mixes.defjvp(lambda primals, tangents: (primals[0], tangents[0] - tangents[0].mean(axis=0)))
+
+
+def places_of_maxima(_, x):
+    """Max-pooling that numbers the elements of the whole batch, as an unpooling wants them."""
+    numbers = jnp.arange(x.size, dtype=x.dtype).reshape(x.shape)
+
+    def larger(a, b):
+        return jnp.where(a[0] > b[0], a[0], b[0]), jnp.where(a[0] > b[0], a[1], b[1])
+
+    window = (1, 2, 2, 1)
+    return lax.reduce_window((x, numbers), (-jnp.inf, 0.0), larger, window, window, "VALID")[1]
+
+
+def token(_, x):
+    lax.create_token()
+    return x + jnp.arange(len(x), dtype=x.dtype)[:, None, None, None]
+
+
+NUMBER_OF_IMAGES = {
+    "divided by it": lambda _, x: x / len(x),
+    "counted on the device": lambda _, x: x / jnp.ones(len(x)).sum(),
+    "in the size of the batch": lambda _, x: x.sum(axis=(1, 2)) / x.size,
+    "in a condition": lambda _, x: jnp.tanh(x) if len(x) > 3 else x,
+    "in a slice": lambda _, x: x[:, : min(4, len(x))].sum(axis=(1, 2)),
+    "in a padding": lambda _, x: jnp.pad(x, ((0, 0), (0, len(x)), (0, 0), (0, 0))).mean(axis=(1, 2)),
+    "in a loop": lambda _, x: lax.scan(lambda carry, _: (jnp.sin(carry), None), x, None, length=len(x))[0],
+    "in a constant": lambda _, x: x * np.linspace(0, 1, len(x))[1],
+    "in the constants of a loop": lambda _, x: lax.fori_loop(0, 3, lambda _, y: y * np.float32(len(x)), x),
+    "in a size that is one size": lambda _, x: x.reshape(6, -1),
+    "in numbers of every image": lambda _, x: x + jnp.full((len(x), 1, 1, 1), len(x)),
+    "in weights of its own": lambda v, x: x.reshape(len(x), -1)[:, :3] @ v[len(x) - 1],
+}
+
 
 MIXING = {
     "mean over the batch": lambda _, x: x - x.mean(axis=0),
@@ -141,6 +182,10 @@ MIXING = {
     "place in the batch, through a carry": places_in_a_carry,
     "a condition on all": lambda _, x: lax.cond(x.sum() > 0, lambda y: y, lambda y: -y, x),
     "a backward pass of its own": lambda _, x: backward_mixes(x),
+    "a derivative of its own": lambda _, x: derivative_mixes(x),
+    "numbers of elements in windows": places_of_maxima,
+    "a token beside": token,
+    "no result": lambda _, x: (),
     "images counted by another axis": lambda _, x: x.transpose(1, 0, 2, 3),
     "no images": lambda _, x: jnp.ones((len(x), 5)),
 }
@@ -149,11 +194,29 @@ MIXING = {
 @pytest.mark.parametrize("name", MIXING)
 def test_what_may_mix_images_is_seen(name):
     variables = jnp.arange(BATCH * 9.0).reshape(BATCH, 3, 3)
-    assert not keeps_images_apart(MIXING[name], variables, jnp.zeros(SHAPE))
+    assert not keeps_images_apart(MIXING[name], variables, jnp.zeros(SHAPE), PART)
+
+
+@pytest.mark.parametrize("name", NUMBER_OF_IMAGES)
+def test_where_the_number_of_images_enters_is_seen(name):
+    variables = jnp.arange(BATCH * 9.0).reshape(BATCH, 3, 3)
+    assert not keeps_images_apart(NUMBER_OF_IMAGES[name], variables, jnp.zeros(SHAPE), PART)
+
+
+def test_what_only_takes_the_size_of_the_batch_leaves_images_apart():
+    def apply(variables, x):
+        x = lax.optimization_barrier(jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1)) * variables[0]], axis=-1))
+        return nn.softmax(jnp.zeros((len(x), 5)) + x.reshape(x.shape[0], -1)[:, :5])
+
+    assert keeps_images_apart(apply, jnp.ones(2), jnp.zeros(SHAPE), PART)
+
+
+def test_a_token_is_no_obstacle():
+    assert keeps_images_apart(lambda _, x: (lax.create_token(), x)[1], {}, jnp.zeros(SHAPE), PART)
 
 
 def test_statistics_of_the_batch_are_seen():
-    assert not keeps_images_apart(*flax_network(Normalised(train=True)), jnp.zeros(SHAPE))
+    assert not keeps_images_apart(*flax_network(Normalised(train=True)), jnp.zeros(SHAPE), PART)
 
 
 @settings(max_examples=20, deadline=None)
@@ -161,13 +224,13 @@ def test_statistics_of_the_batch_are_seen():
 def test_random_networks_leave_images_apart(drawn):
     layers, images = drawn
     apply, variables = to_jax(layers)
-    assert keeps_images_apart(apply, variables, jnp.zeros((BATCH, *images.shape[1:])))
+    assert keeps_images_apart(apply, variables, jnp.zeros((BATCH, *images.shape[1:])), PART)
 
 
 def test_nothing_is_computed():
     apply, variables, images = small_network()
     kinds = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (variables, images))
-    assert keeps_images_apart(apply, *kinds)
+    assert keeps_images_apart(apply, *kinds, PART)
 
 
 # One step each, of arrays of any shape; many of them mix images, depending on where the axis of the images has got to.
@@ -190,6 +253,7 @@ STEPS = {
     ),
     "slice": lambda x, n: lax.slice_in_dim(x, 0, max(1, x.shape[n % x.ndim] - 1), axis=n % x.ndim),
     "repeat": lambda x, n: jnp.concatenate([x, 2 * x], axis=n % x.ndim),
+    "its size": lambda x, n: x * x.shape[n % x.ndim],
     "nonlinearity": lambda x, n: jnp.where(x > n, jnp.tanh(x), nn.relu(-x)),
 }
 
@@ -205,7 +269,7 @@ def test_where_images_are_said_to_be_apart_the_others_can_be_changed(steps, seed
         return x
 
     images = np.random.default_rng(seed).normal(size=(3, 2, 3, 2)).astype(np.float32)
-    assume(keeps_images_apart(apply, {}, images))
+    assume(keeps_images_apart(apply, {}, images, 1))
     found = apply({}, jnp.asarray(images))
     others = np.array(images)
     others[1:] = np.random.default_rng(seed + 1).normal(size=others[1:].shape)

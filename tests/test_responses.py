@@ -302,3 +302,11 @@ def test_a_network_of_narrow_numbers_has_nearly_the_same_responses(rule, dtype):
     error = np.linalg.norm(np.asarray(found, np.float64) - expected) / np.linalg.norm(expected)
     gradient = np.asarray(jaxclear.class_responses(apply, rule="backprop")(variables, images), np.float64)
     assert error < 0.1 < np.linalg.norm(gradient - expected) / np.linalg.norm(expected), error
+
+
+def test_sums_of_narrow_numbers_do_not_overflow():
+    images = jnp.ones((1, 300, 300, 1), jnp.float16)
+    kernel = jnp.arange(1, 5, dtype=jnp.float16).reshape(1, 4)
+    units = jaxclear.unit_responses(lambda kernel, x: x @ kernel, "layer0", top_n=2)(kernel, images)
+    assert units.units.tolist() == [[3, 2]]
+    assert units.activations.tolist() == [[4 * 9e4, 3 * 9e4]]

@@ -54,7 +54,7 @@ def encoded(explain: Callable[[Any, Any], Any]) -> Callable[[Any, Any], dict[str
         length = len(jax.tree.leaves(batch)[0])
         if isinstance(batch, jax.Array):
             batch = as_floats(batch)
-        rows = _named(explain(variables, batch))
+        rows = {name: _storable(row) for name, row in _named(explain(variables, batch)).items()}
         _check_rows(rows, length)
         finite = [
             jnp.isfinite(row).reshape(length, -1).all(axis=1)
@@ -64,6 +64,12 @@ def encoded(explain: Callable[[Any, Any], Any]) -> Callable[[Any, Any], dict[str
         return {**rows, "finite": jnp.stack([jnp.ones(length, bool), *finite]).all(axis=0)}
 
     return stored
+
+
+def _storable(row: Array) -> Array:
+    """Numbers that NumPy has no type for, as bfloat16, become float32."""
+    unknown = jnp.issubdtype(row.dtype, jnp.floating) and np.dtype(row.dtype).kind != "f"
+    return row.astype(jnp.float32) if unknown else row
 
 
 def _check_rows(rows: Mapping[str, Array], length: int) -> None:

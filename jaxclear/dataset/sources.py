@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, Shaped
 
@@ -134,9 +135,10 @@ def _host_array(leaf: Any) -> np.ndarray:
 
 
 def _check(leaf: np.ndarray) -> None:
-    if leaf.dtype.kind not in "fiub":
+    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+    if not floating and leaf.dtype.kind not in "iub":
         raise ValueError(f"expected arrays of numbers, got {leaf.dtype}")
-    if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+    if floating and not np.isfinite(leaf).all():
         raise ValueError("expected finite values, got NaN or infinity")
 
 

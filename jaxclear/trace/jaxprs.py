@@ -163,13 +163,18 @@ def _definition(eqn: Any) -> _Definition:
 
 def is_activation_function(eqn: Any) -> bool:
     """Returns whether the function behind a call-like equation is one of `jax.nn`."""
-    return _definition(eqn).file.startswith(_jax_nn_folder())
+    return _definition(eqn).file.startswith(os.path.join(_jax_folder(), "_src", "nn", ""))
+
+
+def is_jax_function(eqn: Any) -> bool:
+    """Returns whether the function behind a call-like equation is one of JAX's own."""
+    return _definition(eqn).file.startswith(_jax_folder())
 
 
 @functools.cache
-def _jax_nn_folder() -> str:
+def _jax_folder() -> str:
     (folder,) = importlib.util.find_spec("jax").submodule_search_locations  # pyright: ignore
-    return os.path.join(folder, "_src", "nn", "")
+    return os.path.join(folder, "")
 
 
 def is_library_function(eqn: Any) -> bool:

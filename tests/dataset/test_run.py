@@ -54,6 +54,17 @@ def test_processes_and_repetition_change_no_byte(tmp_path):
     assert files(tmp_path / "store-1") == reference
 
 
+def test_numbers_of_16_bits_are_stored_as_numpy_has_them(tmp_path):
+    apply, variables, images = small_network(batch=5, size=8)
+    variables, images = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (variables, images))
+    clear = jaxclear.clear_map(apply)
+    source = ArraySource(np.asarray(images), [0] * 5)
+    assert explain_dataset(clear, variables, source, tmp_path / "store", batch=5).failed == 0
+    store, expected = open_store(tmp_path / "store"), clear(variables, images)
+    np.testing.assert_array_equal(store["class_scores"][:], expected.class_scores.astype(jnp.float32))
+    np.testing.assert_array_equal(store.clear_map(slice(None)).dominant_class, expected.dominant_class)
+
+
 def test_the_network_in_the_store_is_the_network_called_directly(tmp_path):
     apply, variables, images = small_network(batch=9, size=8)
     images = np.asarray(images)
