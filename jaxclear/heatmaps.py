@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxclear.clear import brightness
 from jaxclear.inputs import check_images, check_labels
+from jaxclear.mesh_context import own_mesh
 from jaxclear.responses import Apply, ClassBackprop, ClassResponse, constant_map, num_classes, unblock
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import OnUnmatched
@@ -125,7 +126,9 @@ def binary_map(
     heat = heat_map(apply, rule=rule, class_block=class_block, image_block=image_block, on_unmatched=on_unmatched)
 
     def binary(variables: Any, images: Any, labels: Any = None) -> Array:
-        return to_binary(heat(variables, images, labels))
+        found = heat(variables, images, labels)
+        with own_mesh(found.labels):
+            return to_binary(found)
 
     return binary
 

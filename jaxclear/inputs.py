@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxclear.mesh_context import own_mesh
+
 
 def check_apply(apply: Any) -> None:
     """Checks that `apply` can be called.
@@ -55,7 +57,8 @@ def check_images(images: Any) -> jax.Array:
     check_image_array(images)
     array = jnp.asarray(images)
     if not isinstance(array, Tracer) and array.is_fully_addressable:
-        finite = _count_finite(array)
+        with own_mesh(array):
+            finite = _count_finite(array)
         # While something else is being traced, what is computed of a known array is not known.
         if not isinstance(finite, Tracer) and int(finite) < array.size:
             bad = array.size - int(finite)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from jaxclear.devices import from_all, number_of_parts, own_part
 from jaxclear.inputs import check_apply, check_classes, check_outputs
+from jaxclear.mesh_context import own_mesh
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import (
     ClassHead,
@@ -268,7 +269,8 @@ class ClassBackprop(NamedTuple):
 
 def num_classes(apply: Apply, variables: Any, images: Any) -> int:
     """Returns K, by a trace alone."""
-    program = Program(apply, variables, images)
+    with own_mesh(images):
+        program = Program(apply, variables, images)
     check_outputs(program.graph.outputs, program.out_tree, images)
     return program.graph.outputs[0].shape[-1]
 

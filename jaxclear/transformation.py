@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from jaxclear.devices import Division, division_of, may_be_divided
 from jaxclear.inputs import check_apply, check_block, check_images
+from jaxclear.mesh_context import own_mesh
 from jaxclear.rules import RULES, Rule
 from jaxclear.trace import FixedLeaves, keeps_images_apart, split_leaves
 
@@ -86,7 +87,8 @@ def transformation(
             arrays = division.replicated(arrays)
             more = tuple(division.divided(value, axis) for value, axis in zip(more, more_axes, strict=False))
         in_blocks = rule in RULES.values() and not may_be_divided(images)
-        return compiled(fixed, division, in_blocks, arrays, images, more)
+        with own_mesh(images):
+            return compiled(fixed, division, in_blocks, arrays, images, more)
 
     del transformed.__wrapped__  # the signature is the transformation's, not the network's
     return transformed

@@ -167,6 +167,18 @@ def test_every_explanation_follows_the_images(name, split, axes):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), there, here)
 
 
+@pytest.mark.parametrize("name", EXPLANATIONS)
+def test_a_mesh_that_the_user_has_set_is_no_obstacle(name):
+    apply, variables, images = small_network(batch=8)
+    explain = EXPLANATIONS[name](apply)
+    more = (np.arange(8) % 5,) if name in ("heat", "own") else ()
+    expected = explain(variables, images, *more)
+    for axes in (AxisType.Auto, AxisType.Explicit):
+        with jax.set_mesh(jax.make_mesh((COUNT,), ("mine",), axis_types=(axes,))) as _:
+            found = explain(*jaxclear.place(variables, images), *more)
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+
+
 def test_random_regions_do_not_depend_on_the_devices():
     apply, variables, images = small_network(batch=8)
     compare = ablation(apply, thresholds=[0.1, 0.5])

@@ -20,6 +20,7 @@ from jaxclear.dataset.program import Program, describe, digest_of, local_mesh
 from jaxclear.dataset.sources import Item, Source, identity, read, signature, source_of
 from jaxclear.dataset.store import Layout, Store, create, replace
 from jaxclear.dataset.units import Place, default_unit, place, units_of
+from jaxclear.mesh_context import no_mesh
 
 __all__ = ["DatasetRun", "explain_dataset"]
 
@@ -60,6 +61,7 @@ class _Prepared(NamedTuple):
     fits: Callable[[Any], str | None]
 
 
+@no_mesh()
 def explain_dataset(
     explain: Explain,
     variables: Any,

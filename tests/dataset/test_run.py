@@ -65,6 +65,17 @@ def test_numbers_of_16_bits_are_stored_as_numpy_has_them(tmp_path):
     np.testing.assert_array_equal(store.clear_map(slice(None)).dominant_class, expected.dominant_class)
 
 
+@pytest.mark.parametrize("axes", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+def test_a_mesh_that_the_user_has_set_is_put_aside(tmp_path, axes):
+    images = np.random.default_rng(0).random((5, 4, 4, 2), np.float32)
+    mesh = jax.make_mesh((jax.device_count(),), ("mine",), axis_types=(axes,))
+    with jax.set_mesh(mesh):
+        done = explain_dataset(lambda _, x: x.mean((1, 2)), {}, images, tmp_path / "store", log=lambda event: None)
+        assert jax.sharding.get_abstract_mesh() == mesh.abstract_mesh
+    assert (done.items, done.failed) == (5, 0)
+    np.testing.assert_allclose(open_store(tmp_path / "store")["result"][:], images.mean((1, 2)), rtol=1e-5)
+
+
 def test_the_network_in_the_store_is_the_network_called_directly(tmp_path):
     apply, variables, images = small_network(batch=9, size=8)
     images = np.asarray(images)
