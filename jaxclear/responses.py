@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxclear.devices import from_all, number_of_parts, own_part
+from jaxclear.devices import check_threads, from_all, number_of_parts, own_part
 from jaxclear.inputs import check_apply, check_classes, check_outputs
 from jaxclear.mesh_context import own_mesh
 from jaxclear.rules import Rule, resolve
@@ -143,6 +143,7 @@ def class_responses(
         backprop = ClassBackprop.trace(apply, resolved, variables, images, on_unmatched, class_axes)
         chosen = check_classes(classes, backprop.num_classes)
         blocks = backprop.blocks(chosen, class_block)
+        check_threads(blocks.shape[0] * blocks.shape[-1] * backprop.layers)
         respond = loop_body(lambda _, ids: (None, backprop.respond(ids).responses), None, blocks[0])
         _, stacked = _scan(respond, None, blocks)
         responses = stacked.reshape(-1, *stacked.shape[2:])
@@ -161,7 +162,8 @@ class ClassResponse(NamedTuple):
 class ClassBackprop(NamedTuple):
     """One forward pass, kept so that any block of classes can be passed back from it.
 
-    Along `class_axes`, axes of a mesh, devices share the classes: each works on blocks of its own.
+    Along `class_axes`, axes of a mesh, devices share the classes: each works on blocks of its own. `layers` counts the
+    convolutions and dense layers of the network.
     """
 
     rule: Rule
@@ -171,6 +173,7 @@ class ClassBackprop(NamedTuple):
     pull: Callable[[Array], tuple[Array]]
     image_shape: tuple[int, ...]
     class_axes: tuple[str, ...]
+    layers: int
 
     @classmethod
     def trace(
@@ -193,7 +196,7 @@ class ClassBackprop(NamedTuple):
             return features, weights
 
         features, pull, weights = jax.vjp(below_head, images, has_aux=True)
-        return cls(rule, head, weights, features, pull, images.shape, class_axes)
+        return cls(rule, head, weights, features, pull, images.shape, class_axes, len(program.layers))
 
     @property
     def num_classes(self) -> int:
@@ -256,6 +259,8 @@ class ClassBackprop(NamedTuple):
             carry: the first.
             blocks: as `blocks` returns them.
         """
+
+        check_threads(blocks.shape[0] * blocks.shape[-1] * self.layers)
 
         def body(carried: _Carry, ids: Array) -> tuple[_Carry, Array]:
             found = self.respond(ids)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxclear.devices import Division, division_of, may_be_divided
+from jaxclear.devices import Division, division_of, may_be_divided, too_few_threads
 from jaxclear.inputs import check_apply, check_block, check_images
 from jaxclear.mesh_context import own_mesh
 from jaxclear.rules import RULES, Rule
@@ -69,7 +69,9 @@ def transformation(
             def explain(images: Array, *more: Any) -> Any:
                 return core(division.class_axes if division else (), variables, images, *more)
 
-            size = image_block or (_default_block(apply, variables, images) if in_blocks else None)
+            chosen = _default_block(apply, variables, images) if in_blocks else None
+            # Many blocks are a long program.
+            size = None if division is not None and too_few_threads() else image_block or chosen
             return _in_blocks(explain, size, (images, *more), (0, *more_axes), out_axes)
 
         if division is None:
@@ -86,7 +88,7 @@ def transformation(
         if division is not None:
             arrays = division.replicated(arrays)
             more = tuple(division.divided(value, axis) for value, axis in zip(more, more_axes, strict=False))
-        in_blocks = rule in RULES.values() and not may_be_divided(images)
+        in_blocks = rule in RULES.values() and not may_be_divided(images) and not too_few_threads()
         with own_mesh(images):
             return compiled(fixed, division, in_blocks, arrays, images, more)
 

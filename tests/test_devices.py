@@ -179,6 +179,43 @@ def test_a_mesh_that_the_user_has_set_is_no_obstacle(name):
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
 
 
+def many_convolutions(classes):
+    """A network of two convolutions that XLA's pool of threads computes, and images for every device."""
+    kernels = [jax.random.normal(jax.random.key(k), (7, 7, c, 8)) / 20 for k, c in enumerate((3, 8))]
+    kernels.append(jax.random.normal(jax.random.key(2), (1, 1, 8, classes)))
+
+    def apply(kernels, x):
+        for kernel in kernels[:-1]:
+            x = jax.nn.relu(convolve(x, kernel))
+        return convolve(x, kernels[-1])
+
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    return apply, kernels, jax.random.uniform(jax.random.key(3), (8 * COUNT, 16, 16, 3))
+
+
+def test_long_programs_are_right_where_there_are_threads_to_spare():
+    assert not devices.too_few_threads()
+    apply, kernels, images = many_convolutions(2000)
+    clear = jaxclear.clear_map(apply, rule="guided")
+    found, expected = clear(*jaxclear.place(kernels, images)), clear(kernels, images)
+    scale = float(jnp.abs(expected.dominant_response).max())
+    np.testing.assert_allclose(found.dominant_response, expected.dominant_response, atol=1e-4 * scale)
+
+
+def test_long_programs_are_refused_where_there_are_none(monkeypatch):
+    apply, kernels, images = many_convolutions(300)
+    monkeypatch.setenv("NPROC", str(COUNT))
+    assert devices.too_few_threads()
+    clear = jaxclear.clear_map(apply, rule="guided")
+    with pytest.raises(ValueError, match=f"convolutions on {COUNT} CPU devices of too few threads.*NPROC={COUNT + 2}"):
+        clear(*jaxclear.place(kernels, images))
+    few = jaxclear.clear_map(apply, rule="guided", classes=[3, 1])
+    same = few(*jaxclear.place(kernels, images)), few(kernels, images)
+    np.testing.assert_allclose(same[0].class_scores, same[1].class_scores, rtol=1e-4, atol=1e-5)
+
+
 def test_random_regions_do_not_depend_on_the_devices():
     apply, variables, images = small_network(batch=8)
     compare = ablation(apply, thresholds=[0.1, 0.5])

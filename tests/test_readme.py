@@ -61,7 +61,14 @@ def test_every_example_is_tested():
     assert len(BLOCKS) == 3
 
 
-COLUMNS = ("network", "published network", "look-up, learned scale", "averaged cell", "spglib, best in hindsight")
+COLUMNS = (
+    "network",
+    "published network",
+    "look-up, learned scale",
+    "averaged cell",
+    "spglib, best in hindsight",
+    "MatID",
+)
 ROWS = {
     "undamaged": "pristine",
     "displaced, σ = 0.06 Å": "sigma 0.06 A",
@@ -125,6 +132,7 @@ MEASURED = json.loads((ROOT / "benchmarks/results/summary.json").read_text())["q
 SPEEDS = {
     "`mnist`, batch 8": ("mnist", 8),
     "`mnist`, batch 64": ("mnist", 64),
+    "`mnist`, batch 512": ("mnist", 512),
     "`svhn`, batch 64": ("svhn", 64),
     "`crystal`, batch 8": ("crystal", 8),
     "`crystal`, batch 64": ("crystal", 64),

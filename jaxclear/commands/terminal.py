@@ -131,6 +131,7 @@ def processors_as_devices(number: int | None) -> None:
     """
     import jax
 
+    from jaxclear.devices import SPARE_THREADS
     from jaxclear.worker_processes import cores
 
     told = jax.config.jax_num_cpu_devices != -1  # pyright: ignore[reportAttributeAccessIssue]
@@ -138,4 +139,7 @@ def processors_as_devices(number: int | None) -> None:
         return
     # JAX refuses when it has its devices already.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", number or cores())
+        number = number or cores()
+        # See jaxclear.devices.too_few_threads.
+        os.environ.setdefault("NPROC", str(max(cores(), number + SPARE_THREADS)))
+        jax.config.update("jax_num_cpu_devices", number)

@@ -6,6 +6,7 @@ not suffice after all, the batch is halved.
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxclear.dataset.encoding import encoded
 from jaxclear.dataset.sources import signature
-from jaxclear.devices import process_devices
+from jaxclear.devices import SPARE_THREADS, process_devices, too_few_threads
 from jaxclear.trace import FixedLeaves, split_leaves
 
 __all__ = ["Program", "describe", "digest_of", "local_mesh"]
@@ -82,6 +83,13 @@ class Program:
         self.devices = mesh.devices.size
         self.batch = batch
         self._tell = tell or (lambda event, **values: None)
+        if self.devices > 1 and too_few_threads():
+            logging.getLogger("jaxclear.dataset").warning(
+                "XLA may compute wrong convolutions on %d busy CPU devices of too few threads; start Python with the "
+                "environment variable NPROC=%d",
+                self.devices,
+                self.devices + SPARE_THREADS,
+            )
         arrays, fixed = split_leaves(variables)
         self._sharding = NamedSharding(mesh, PartitionSpec(AXIS))
         self._variables = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec()))
