@@ -259,7 +259,6 @@ class ClassBackprop(NamedTuple):
             carry: the first.
             blocks: as `blocks` returns them.
         """
-
         check_threads(blocks.shape[0] * blocks.shape[-1] * self.layers)
 
         def body(carried: _Carry, ids: Array) -> tuple[_Carry, Array]:

@@ -132,7 +132,6 @@ MEASURED = json.loads((ROOT / "benchmarks/results/summary.json").read_text())["q
 SPEEDS = {
     "`mnist`, batch 8": ("mnist", 8),
     "`mnist`, batch 64": ("mnist", 64),
-    "`mnist`, batch 512": ("mnist", 512),
     "`svhn`, batch 64": ("svhn", 64),
     "`crystal`, batch 8": ("crystal", 8),
     "`crystal`, batch 64": ("crystal", 64),
