@@ -28,6 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    os.environ.setdefault("NPROC", str(max(os.cpu_count() or 1, 4)))
     from benchmarks.timing import machine
     from tests.dataset.killing import kill_often
 

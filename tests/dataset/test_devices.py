@@ -30,6 +30,7 @@ def python(code, *arguments, devices, wait=True):
     environment = {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "NPROC": str(devices + 2),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     }
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
