@@ -13,7 +13,8 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
     f" --xla_force_host_platform_device_count={os.environ.get('TEST_DEVICES', '2')}"
 )
 # See jaxclear.devices.too_few_threads.
-os.environ.setdefault("NPROC", str(max(int(os.environ.get("TEST_DEVICES", "2")) + 2, os.cpu_count() or 1)))
+threads = int(os.environ.get("TEST_DEVICES", "2")) + 2, int(os.environ.get("NPROC", "0")), os.cpu_count() or 1
+os.environ["NPROC"] = str(max(threads))
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 hypothesis.settings.register_profile("repeatable", derandomize=True)
