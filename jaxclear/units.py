@@ -90,7 +90,7 @@ def unit_responses(
             return value[step] if found.in_scan else value
 
         z, pull = jax.vjp(activation, images)
-        if z.ndim < 2 or len(z) != len(images):
+        if z.ndim < 2 or z.shape[0] != images.shape[0]:
             raise ValueError(f"expected layer {found.name!r} to count images by its first axis, got shape {z.shape}")
         seeds = resolved.seed(z)
         # Sums of many numbers of 16 bits overflow.

@@ -166,9 +166,13 @@ def test_images_that_may_be_divided_unseen_are_explained_whole(small_blocks, cou
     apply, variables, images = network()
     clear = jaxclear.clear_map(apply)
     found = jax.jit(clear)(variables, images)
-    assert {shape[0] for shape in counted} == {BATCH}
+    assert {shape[0] for shape in counted} == {2}
     counted.clear()
-    same(found, clear(variables, images))
+    mesh = jax.make_mesh((2,), ("items",), devices=jax.devices()[:2], axis_types=(jax.sharding.AxisType.Auto,))
+    divided = jax.device_put(images[:6], jax.NamedSharding(mesh, jax.sharding.PartitionSpec("items")))
+    assert jax.tree.map(jnp.shape, jax.jit(clear)(variables, divided)).class_scores == (6, 4)
+    assert {shape[0] for shape in counted} == {6}
+    counted.clear()
     devices = jax.make_mesh((1,), ("items",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,))
     by_item, everywhere = jax.sharding.PartitionSpec("items"), jax.sharding.PartitionSpec()
     mapped = jax.shard_map(clear, mesh=devices, in_specs=(everywhere, by_item), out_specs=by_item, check_vma=False)

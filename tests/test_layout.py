@@ -9,7 +9,10 @@ import sys
 import jaxclear
 
 PACKAGE = pathlib.Path(jaxclear.__file__).parent
-CORE = ["pooling", "rules", "trace", "inputs", "devices", "responses", "units", "clear", "heatmaps"]
+CORE = [
+    *("worker_processes", "mesh_context", "pooling", "rules", "trace", "inputs", "devices"),
+    *("transformation", "responses", "units", "clear", "heatmaps"),
+]
 HEAVY = {"ase", "pymatgen", "matplotlib", "tensorflow_datasets", "spglib", "scipy", "PIL", "safetensors"}
 
 

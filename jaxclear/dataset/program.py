@@ -6,7 +6,6 @@ not suffice after all, the batch is halved.
 """
 
 import hashlib
-import logging
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -84,11 +83,10 @@ class Program:
         self.batch = batch
         self._tell = tell or (lambda event, **values: None)
         if self.devices > 1 and too_few_threads():
-            logging.getLogger("jaxclear.dataset").warning(
-                "XLA may compute wrong convolutions on %d busy CPU devices of too few threads; start Python with the "
-                "environment variable NPROC=%d",
-                self.devices,
-                self.devices + SPARE_THREADS,
+            self._tell(
+                "warning",
+                reason=f"XLA may compute wrong convolutions on {self.devices} busy CPU devices of too few threads; "
+                f"start Python with the environment variable NPROC={self.devices + SPARE_THREADS}",
             )
         arrays, fixed = split_leaves(variables)
         self._sharding = NamedSharding(mesh, PartitionSpec(AXIS))
