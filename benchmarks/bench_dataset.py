@@ -30,13 +30,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jaxclear
 from benchmarks import timing
 from jaxclear import models
+from jaxclear.cpu_threads import threads_for
 from jaxclear.dataset import ArraySource, explain_dataset
 from jaxclear.dataset.encoding import Field
 from jaxclear.dataset.program import Program, local_mesh
 from jaxclear.dataset.store import Layout, Store, UnitRows, create
 from jaxclear.dataset.units import default_unit
-from jaxclear.devices import SPARE_THREADS
-from jaxclear.worker_processes import cores
 
 SPREADS = ((1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (1, 3))
 """Forced devices and processes."""
@@ -130,8 +129,7 @@ def spread_out(name: str, count: int, devices: int, processes: int) -> dict[str,
     """Returns rate and largest resident memory of runs in processes of their own, all into one store."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     places = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    threads = str(max(cores(), devices + SPARE_THREADS))
-    environment = {**os.environ, "XLA_FLAGS": flags, "NPROC": threads, "PYTHONPATH": places}
+    environment = {**os.environ, "XLA_FLAGS": flags, "NPROC": str(threads_for(devices)), "PYTHONPATH": places}
     with tempfile.TemporaryDirectory() as folder:
         call = [sys.executable, __file__, "--network", name, "--items", str(count), "--into", f"{folder}/store"]
         running = [

@@ -28,9 +28,11 @@ def main() -> None:
     options = parser.parse_args()
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
-    os.environ.setdefault("NPROC", str(max(os.cpu_count() or 1, 4)))
     from benchmarks.timing import machine
+    from jaxclear.cpu_threads import threads_for
     from tests.dataset.killing import kill_often
+
+    os.environ.setdefault("NPROC", str(threads_for(2)))
 
     partial = options.json and options.json.with_name(f"{options.json.name}.partial")
     kept = json.loads(partial.read_text()) if partial and partial.exists() else {}

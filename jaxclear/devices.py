@@ -5,7 +5,6 @@ all others the devices hold the same images and share their classes.
 """
 
 import math
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +17,6 @@ from jaxtyping import Array, Float
 
 from jaxclear.inputs import check_image_array
 from jaxclear.trace import split_leaves
-from jaxclear.worker_processes import cores
 
 __all__ = ["Division", "division_of", "from_all", "own_part", "place", "process_devices"]
 
@@ -99,43 +97,6 @@ def division_of(images: Float[Array, "B *spatial C"]) -> Division | None:
         return None
     others = [name for name, size in mesh.shape.items() if size > 1 and name not in batch_axes]
     return Division(mesh, batch_axes, tuple(others))
-
-
-def too_few_threads() -> bool:
-    """Returns whether CPU devices that work at once may go wrong in long programs.
-
-    XLA's CPU backend (jaxlib 0.10 to 0.12) runs the parts of convolutions on one pool of threads, one a core or as many
-    as the environment's `NPROC` says. Where every thread drives a device nobody empties the pool's queue, and when that
-    is full, after some thousand convolutions, parts of images are computed wrongly.
-    """
-    if jax.default_backend() != "cpu":
-        return False
-    given = os.environ.get("NPROC", "")
-    threads = int(given) if given.isdigit() else cores()
-    return jax.local_device_count() > 1 and threads < jax.local_device_count() + SPARE_THREADS
-
-
-SPARE_THREADS = 2
-"""Threads beside those that drive devices: with one, wrong results were still seen."""
-
-MOST_CONVOLUTIONS = 400
-"""That such devices may be given in one program; the fewest that went wrong were some 800."""
-
-
-def check_threads(convolutions: int) -> None:
-    """Checks that a program for several CPU devices is short enough, while it is traced for them.
-
-    Raises:
-        ValueError: it is too long for the threads there are.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    divided = mesh.size > 1 and any(kind == AxisType.Manual for kind in mesh.axis_types)
-    if divided and convolutions > MOST_CONVOLUTIONS and too_few_threads():
-        raise ValueError(
-            f"expected at most {MOST_CONVOLUTIONS} convolutions on {jax.local_device_count()} CPU devices of too few "
-            f"threads, got some {convolutions}: XLA would compute some of them wrongly; start Python with the "
-            f"environment variable NPROC={jax.local_device_count() + SPARE_THREADS}, or use one device or fewer classes"
-        )
 
 
 def may_be_divided(images: Float[Array, "B *spatial C"]) -> bool:

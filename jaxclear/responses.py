@@ -15,7 +15,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxclear.devices import check_threads, from_all, number_of_parts, own_part
+from jaxclear.cpu_threads import check_threads
+from jaxclear.devices import from_all, number_of_parts, own_part
+from jaxclear.even_blocks import places_in_blocks
 from jaxclear.inputs import check_apply, check_classes, check_outputs
 from jaxclear.mesh_context import own_mesh
 from jaxclear.rules import Rule, resolve
@@ -143,9 +145,7 @@ def class_responses(
         backprop = ClassBackprop.trace(apply, resolved, variables, images, on_unmatched, class_axes)
         chosen = check_classes(classes, backprop.num_classes)
         blocks = backprop.blocks(chosen, class_block)
-        check_threads(blocks.shape[0] * blocks.shape[-1] * backprop.layers)
-        respond = loop_body(lambda _, ids: (None, backprop.respond(ids).responses), None, blocks[0])
-        _, stacked = _scan(respond, None, blocks)
+        _, stacked = backprop.loop(lambda _, ids: (None, backprop.respond(ids).responses), None, blocks)
         responses = stacked.reshape(-1, *stacked.shape[2:])
         return from_all(responses, class_axes, joined=True)[: len(chosen)]
 
@@ -234,15 +234,21 @@ class ClassBackprop(NamedTuple):
         `classes` is (n,) or, each image its own, (B, n). A block is as large as asked for, or smaller, so that little
         has to be filled.
         """
-        count = classes.shape[-1]
-        devices = number_of_parts(self.class_axes)
-        own = -(-count // devices)
-        number = -(-own // (class_block or default_block(self.image_shape)))
-        block = -(-own // number)
-        places = np.minimum(np.arange(devices * number * block), count - 1)
-        padded = jnp.take(jnp.asarray(classes, jnp.int32), places, axis=-1)
-        split = padded.reshape(*classes.shape[:-1], devices * number, block)
-        return own_part(jnp.moveaxis(split, -2, 0), self.class_axes)
+        most = class_block or default_block(self.image_shape)
+        places = places_in_blocks(classes.shape[-1], most, number_of_parts(self.class_axes))
+        blocks = jnp.take(jnp.asarray(classes, jnp.int32), places, axis=-1)
+        return own_part(jnp.moveaxis(blocks, -2, 0), self.class_axes)
+
+    def loop(
+        self, body: Callable[[_Carry, Array], tuple[_Carry, Any]], carry: _Carry, blocks: Array
+    ) -> tuple[_Carry, Any]:
+        """Returns the last carry, and what `body` found of all of this device's blocks, stacked; one is no loop."""
+        check_threads(blocks.shape[0] * blocks.shape[-1] * self.layers)
+        body = loop_body(body, carry, blocks[0])
+        if len(blocks) > 1:
+            return lax.scan(body, carry, blocks, unroll=SIDE_BY_SIDE.get(jax.default_backend(), 1))
+        carry, found = body(carry, blocks[0])
+        return carry, jax.tree.map(lambda value: value[None], found)
 
     def fold(
         self,
@@ -259,13 +265,12 @@ class ClassBackprop(NamedTuple):
             carry: the first.
             blocks: as `blocks` returns them.
         """
-        check_threads(blocks.shape[0] * blocks.shape[-1] * self.layers)
 
         def body(carried: _Carry, ids: Array) -> tuple[_Carry, Array]:
             found = self.respond(ids)
             return step(carried, ids, found), found.scores
 
-        carry, scores = _scan(loop_body(body, carry, blocks[0]), carry, blocks)
+        carry, scores = self.loop(body, carry, blocks)
         if self.class_axes:
             carry = merge(from_all(carry, self.class_axes))
         return carry, from_all(scores, self.class_axes, joined=True)
@@ -308,14 +313,6 @@ def default_block(image_shape: tuple[Any, ...]) -> int:
         return 1
     budget = _BLOCK_PIXELS.get(jax.default_backend(), _ACCELERATOR_BLOCK_PIXELS)
     return min(_MOST_CLASSES, max(1, budget // math.prod(image_shape[:-1])))
-
-
-def _scan(body: Callable[[Any, Array], tuple[Any, Any]], carry: Any, blocks: Array) -> tuple[Any, Any]:
-    """Returns the last carry and the results of all blocks, stacked; one block is no loop."""
-    if len(blocks) > 1:
-        return lax.scan(body, carry, blocks, unroll=SIDE_BY_SIDE.get(jax.default_backend(), 1))
-    carry, found = body(carry, blocks[0])
-    return carry, jax.tree.map(lambda value: value[None], found)
 
 
 def _trace_key(variables: Any, images: Any) -> Any:

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxclear.devices import Division, division_of, may_be_divided, too_few_threads
+from jaxclear.cpu_threads import too_few_threads
+from jaxclear.devices import Division, division_of, may_be_divided
+from jaxclear.even_blocks import places_in_blocks
 from jaxclear.inputs import check_apply, check_block, check_images
 from jaxclear.mesh_context import own_mesh
 from jaxclear.rules import RULES, Rule
@@ -128,13 +130,11 @@ def _in_blocks(
     if size is None or not _is_of_known_size(arguments[0]) or size >= len(arguments[0]):
         return explain(*arguments)
     batch = len(arguments[0])
-    number = -(-batch // size)
-    block = -(-batch // number)
-    places = jnp.minimum(jnp.arange(number * block), batch - 1).reshape(number, block)
+    places = places_in_blocks(batch, size)
 
     def split(values: Array, axis: int) -> Array:
         first = jnp.moveaxis(values, axis, 0)
-        return first.reshape(number, block, *first.shape[1:]) if number * block == batch else first[places]
+        return first.reshape(*places.shape, *first.shape[1:]) if places.size == batch else first[places]
 
     def each(values: tuple[Array, ...]) -> Any:
         return explain(*(jnp.moveaxis(value, 0, axis) for value, axis in zip(values, axes, strict=False)))
@@ -142,7 +142,7 @@ def _in_blocks(
     def join(axis: int, results: Any) -> Any:
         def one(result: Array) -> Array:
             first = jnp.moveaxis(result, axis + 1, 1)
-            return jnp.moveaxis(first.reshape(number * block, *first.shape[2:])[:batch], 0, axis)
+            return jnp.moveaxis(first.reshape(places.size, *first.shape[2:])[:batch], 0, axis)
 
         return jax.tree.map(one, results)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import export, lax
 from jaxtyping import Array, Float, Int
 
+from jaxclear.cpu_threads import check_threads
 from jaxclear.inputs import check_classes
 from jaxclear.responses import Apply
 from jaxclear.rules import Rule, resolve
@@ -108,6 +109,7 @@ def unit_responses(
             mask = jax.nn.one_hot(unit, z.shape[-1], dtype=z.dtype)
             return pull(seeds * mask.reshape(z.shape[0], *[1] * (z.ndim - 2), z.shape[-1]))[0]
 
+        check_threads(chosen.shape[-1] * len(program.layers))
         responses = lax.map(loop_body(respond, chosen.T[0]), chosen.T)
         return UnitResponses(responses, chosen, activations, responses.max(axis=0))
 

@@ -12,10 +12,12 @@ import hypothesis
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
     f" --xla_force_host_platform_device_count={os.environ.get('TEST_DEVICES', '2')}"
 )
-# See jaxclear.devices.too_few_threads.
-threads = int(os.environ.get("TEST_DEVICES", "2")) + 2, int(os.environ.get("NPROC", "0")), os.cpu_count() or 1
-os.environ["NPROC"] = str(max(threads))
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
+# JAX reads the one above when it is imported, what is below when it looks for its devices.
+from jaxclear.cpu_threads import threads_for
+
+os.environ["NPROC"] = str(threads_for(int(os.environ.get("TEST_DEVICES", "2"))))
 
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")

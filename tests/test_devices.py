@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxclear
-from jaxclear import devices
+from jaxclear import cpu_threads, devices
 from jaxclear.strong_features import ablation, own_response
 from networks import small_network
 
@@ -196,7 +196,7 @@ def many_convolutions(classes):
 
 
 def test_long_programs_are_right_where_there_are_threads_to_spare():
-    assert not devices.too_few_threads()
+    assert not cpu_threads.too_few_threads()
     apply, kernels, images = many_convolutions(2000)
     clear = jaxclear.clear_map(apply, rule="guided")
     found, expected = clear(*jaxclear.place(kernels, images)), clear(kernels, images)
@@ -204,16 +204,34 @@ def test_long_programs_are_right_where_there_are_threads_to_spare():
     np.testing.assert_allclose(found.dominant_response, expected.dominant_response, atol=1e-4 * scale)
 
 
-def test_long_programs_are_refused_where_there_are_none(monkeypatch):
-    apply, kernels, images = many_convolutions(300)
+@pytest.fixture
+def too_few_threads(monkeypatch):
+    """As if JAX had been started with a thread a device."""
     monkeypatch.setenv("NPROC", str(COUNT))
-    assert devices.too_few_threads()
-    clear = jaxclear.clear_map(apply, rule="guided")
-    with pytest.raises(ValueError, match=f"convolutions on {COUNT} CPU devices of too few threads.*NPROC={COUNT + 2}"):
-        clear(*jaxclear.place(kernels, images))
-    few = jaxclear.clear_map(apply, rule="guided", classes=[3, 1])
+    cpu_threads.too_few_threads.cache_clear()
+    assert cpu_threads.too_few_threads()
+    yield
+    cpu_threads.too_few_threads.cache_clear()
+
+
+@pytest.mark.usefixtures("too_few_threads")
+@pytest.mark.parametrize("explain", [jaxclear.clear_map, jaxclear.class_responses])
+def test_long_programs_are_refused_where_there_are_none(explain):
+    apply, kernels, images = many_convolutions(300)
+    least = f"NPROC={cpu_threads.threads_for(COUNT)}"
+    with pytest.raises(ValueError, match=f"convolutions on {COUNT} CPU devices of too few threads.*{least}"):
+        explain(apply, rule="guided")(*jaxclear.place(kernels, images))
+    few = explain(apply, rule="guided", classes=[3, 1])
     same = few(*jaxclear.place(kernels, images)), few(kernels, images)
-    np.testing.assert_allclose(same[0].class_scores, same[1].class_scores, rtol=1e-4, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *same)
+
+
+@pytest.mark.usefixtures("too_few_threads")
+def test_many_units_are_refused_where_there_are_none():
+    apply, kernels, images = many_convolutions(300)
+    with pytest.raises(ValueError, match=f"got some {3 * 300}: XLA"):
+        jaxclear.unit_responses(apply, -1, top_n=300)(*jaxclear.place(kernels, images))
+    jaxclear.unit_responses(apply, -1, top_n=300)(kernels, images[:1])
 
 
 def test_random_regions_do_not_depend_on_the_devices():

@@ -131,7 +131,7 @@ def processors_as_devices(number: int | None) -> None:
     """
     import jax
 
-    from jaxclear.devices import SPARE_THREADS
+    from jaxclear.cpu_threads import threads_for
     from jaxclear.worker_processes import cores
 
     told = jax.config.jax_num_cpu_devices != -1  # pyright: ignore[reportAttributeAccessIssue]
@@ -140,6 +140,5 @@ def processors_as_devices(number: int | None) -> None:
     # JAX refuses when it has its devices already.
     with contextlib.suppress(RuntimeError):
         number = number or cores()
-        # See jaxclear.devices.too_few_threads.
-        os.environ.setdefault("NPROC", str(max(cores(), number + SPARE_THREADS)))
+        os.environ.setdefault("NPROC", str(threads_for(number)))
         jax.config.update("jax_num_cpu_devices", number)

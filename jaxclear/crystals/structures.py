@@ -145,13 +145,14 @@ def checked(crystal: Crystal, *, max_atoms: int | None = MAX_ATOMS) -> Crystal:
     name, count = crystal.name, len(crystal.numbers)
     if count == 0:
         raise StructureError(f"{name}: expected at least one atom, got none; check that the file holds a structure")
+    # Fractional coordinates in such a cell are no positions either.
+    if not np.all(np.isfinite(crystal.cell)):
+        raise StructureError(f"{name}: expected a finite cell, got {crystal.cell.tolist()}; repair the lattice vectors")
     if not np.all(np.isfinite(crystal.positions)):
         bad = int(np.argmin(np.isfinite(crystal.positions).all(axis=1)))
         raise StructureError(
             f"{name}: expected finite positions, got {crystal.positions[bad]} for atom {bad}; repair it"
         )
-    if not np.all(np.isfinite(crystal.cell)):
-        raise StructureError(f"{name}: expected a finite cell, got {crystal.cell.tolist()}; repair the lattice vectors")
     known = (crystal.numbers >= 1) & (crystal.numbers <= MAX_ATOMIC_NUMBER)
     if not np.all(known):
         bad = int(np.argmin(known))

@@ -14,9 +14,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxclear.cpu_threads import threads_for, too_few_threads
 from jaxclear.dataset.encoding import encoded
 from jaxclear.dataset.sources import signature
-from jaxclear.devices import SPARE_THREADS, process_devices, too_few_threads
+from jaxclear.devices import process_devices
 from jaxclear.trace import FixedLeaves, split_leaves
 
 __all__ = ["Program", "describe", "digest_of", "local_mesh"]
@@ -86,7 +87,7 @@ class Program:
             self._tell(
                 "warning",
                 reason=f"XLA may compute wrong convolutions on {self.devices} busy CPU devices of too few threads; "
-                f"start Python with the environment variable NPROC={self.devices + SPARE_THREADS}",
+                f"start Python with the environment variable NPROC={threads_for(self.devices)}",
             )
         arrays, fixed = split_leaves(variables)
         self._sharding = NamedSharding(mesh, PartitionSpec(AXIS))

@@ -171,6 +171,7 @@ BAD = {
     "nan": (crystal(positions=np.full((1, 3), np.nan)), "finite positions"),
     "inf": (crystal(positions=np.array([[0, np.inf, 0]])), "finite positions"),
     "cell": (crystal(cell=np.diag([1, 1, np.nan])), "finite cell"),
+    "cell and positions": (crystal(cell=np.diag([1, 1, np.nan]), positions=np.full((1, 3), np.nan)), "finite cell"),
     "flat": (crystal(cell=np.diag([3.0, 3.0, 0.0])), "independent lattice vectors"),
     "empty": (ase.Atoms(cell=[3, 3, 3], pbc=True), "at least one atom, got none"),
     "one atom": (ase.Atoms("Cu"), "periodic cell, or a piece of a crystal .* got 1 atom without"),

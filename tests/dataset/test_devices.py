@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxclear
+from jaxclear.cpu_threads import threads_for
 from jaxclear.dataset import memory, open_store, program
 from jaxclear.dataset.loading import Groups, Part, UnitItems
 from jaxclear.dataset.program import Program, local_mesh
@@ -30,7 +31,7 @@ def python(code, *arguments, devices, wait=True):
     environment = {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "NPROC": str(devices + 2),
+        "NPROC": str(threads_for(devices)),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     }
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
