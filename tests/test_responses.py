@@ -268,7 +268,7 @@ def temporary_bytes(num_classes, **options):
 
 @pytest.mark.parametrize("options", [{"class_block": 5}, {}, {"class_block": 5, "top_k": 10}], ids=str)
 def test_memory_does_not_grow_with_the_number_of_classes(options):
-    assert temporary_bytes(1000, **options) <= 1.3 * temporary_bytes(10, **options)
+    assert temporary_bytes(1000, **options) <= 1.05 * temporary_bytes(40, **options)
 
 
 def test_models_on_a_mesh_keep_their_shardings():

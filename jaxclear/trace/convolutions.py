@@ -3,8 +3,8 @@
 The transpose of a convolution comes from JAX with its kernel's axes exchanged in the dimension numbers. XLA rewrites
 such a convolution to its canonical layout, but only outside of loops; inside one, a CPU falls back to a generic kernel
 that is tens of times slower. Here the axes are exchanged by transposes instead. On a CPU there are other ways besides
-for a gradient with a stride (:mod:`jaxclear.trace.transposed`) and for few channels (:mod:`jaxclear.trace.thin`); an
-accelerator's library of convolutions knows its own.
+for a gradient with a stride (:mod:`jaxclear.trace.transposed`), for few channels (:mod:`jaxclear.trace.thin`) and for
+several threads (:mod:`jaxclear.trace.all_threads`); an accelerator's library of convolutions knows its own.
 
 All that is done to the kernel is apart from what is done to the images, so that it can be done once, before a loop.
 """
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxclear.trace import jaxprs, thin
+from jaxclear.trace import all_threads, jaxprs, thin
 from jaxclear.trace.transposed import Transposed
 
 PRIMITIVE = "conv_general_dilated"
@@ -30,17 +30,19 @@ class Convolution:
     Args:
         eqn: the equation.
         summed: whether the sum over the result's channels, which are its last axis, is wanted instead, as one channel.
+        rectified: whether the positive part of the result is wanted instead.
     """
 
-    def __init__(self, eqn: Any, *, summed: bool = False):
+    def __init__(self, eqn: Any, *, summed: bool = False, rectified: bool = False):
         numbers = eqn.params["dimension_numbers"]
         shape = np.array(eqn.invars[1].aval.shape)[list(numbers.rhs_spec)]
-        self._eqn, self._summed = eqn, summed
+        self._eqn, self._summed, self._floor = eqn, summed, 0.0 if rectified else all_threads.NO_FLOOR
         self._filters, self._taps = 1 if summed else int(shape[0]), tuple(shape[2:].tolist())
         self._spatial, self._across = len(self._taps), self._taps[-1] if self._taps else 1
         self._channels_last = (0, self._spatial + 1, *range(1, self._spatial + 1))
         self._input_output = (self._spatial + 1, self._spatial, *range(self._spatial))
-        self._transposed, other_ways = None, _has_other_ways(eqn)
+        self._one_group_on_cpu = jax.default_backend() == "cpu" and _has_one_group(eqn)
+        self._transposed, other_ways = None, self._one_group_on_cpu and _is_dense(eqn)
         self._zeros_between = any(step > 1 for step in eqn.params["lhs_dilation"])
         if other_ways and self._zeros_between:
             dilation, padding = eqn.params["lhs_dilation"], eqn.params["padding"]
@@ -56,22 +58,25 @@ class Convolution:
         return [thin.beside(laid_out) if self._into_one else laid_out]
 
     def __call__(self, images: Array, kernels: Sequence[Array]) -> Array:
-        """Returns the result of the equation."""
+        """Returns the result of the equation, rectified if so wanted."""
         numbers, padding = self._eqn.params["dimension_numbers"], self._eqn.params["padding"]
         images = _moved(images, numbers.lhs_spec, self._channels_last)
         if self._transposed is not None:
-            out = self._transposed(self._dense, images, kernels)
+            out = _at_least(self._transposed(self._dense, images, kernels), self._floor)
         elif self._into_one:
-            out = thin.into_one_channel(self._dense, images, kernels[0], padding)
+            out = _at_least(thin.into_one_channel(self._dense, images, kernels[0], padding), self._floor)
+        elif self._zeros_between:
+            out = _at_least(self._bind(images, kernels[0]), self._floor)
         else:
-            out = self._bind(images, kernels[0])
+            out = self._shared(self._bind(images, kernels[0]), self._floor)
         return _moved(out, self._channels_last, numbers.out_spec)
 
     def forward(self, images: Array, kernel: Array) -> Array:
         """Returns the result of the equation; its derivatives are those of the equation as it is."""
         channels = images.shape[self._eqn.params["dimension_numbers"].lhs_spec[1]]
         if not (self._thin and 1 < channels <= thin.MOST_CHANNELS_IN):
-            return jaxprs.bind(self._eqn, [images, kernel])[0]
+            out = jaxprs.bind(self._eqn, [images, kernel])[0]
+            return self._shared(out) if self._eqn.params["dimension_numbers"].out_spec == self._channels_last else out
 
         @jax.custom_jvp
         def convolve(images: Array, kernel: Array) -> Array:
@@ -96,7 +101,12 @@ class Convolution:
 
     def _dense(self, images: Array, kernel: Array, padding: thin.Padding) -> Array:
         """An ordinary convolution in the layout, without zeros between pixels."""
-        return self._bind(images, kernel, padding=tuple(padding), lhs_dilation=(1,) * self._spatial)
+        return self._shared(self._bind(images, kernel, padding=tuple(padding), lhs_dilation=(1,) * self._spatial))
+
+    def _shared(self, out: Array, floor: float = all_threads.NO_FLOOR) -> Array:
+        """A convolution's result in the layout, and at least `floor`, shared among the threads of a CPU."""
+        helped = self._one_group_on_cpu and all_threads.is_helped(out)
+        return all_threads.at_least(out, floor) if helped else _at_least(out, floor)
 
     def _bind(self, images: Array, kernel: Array, **changed: Any) -> Array:
         numbers = type(self._eqn.params["dimension_numbers"])
@@ -104,6 +114,10 @@ class Convolution:
         params = {**self._eqn.params, "dimension_numbers": layout, **changed}
         with self._eqn.ctx.manager:
             return self._eqn.primitive.bind(images, kernel, **self._eqn.primitive.get_bind_params(params))
+
+
+def _at_least(values: Array, floor: float) -> Array:
+    return values if floor == all_threads.NO_FLOOR else jnp.maximum(values, floor)
 
 
 def _is_zero(tangent: Any) -> bool:
@@ -116,14 +130,16 @@ def is_wide(eqn: Any) -> bool:
     return all(jnp.issubdtype(dtype, jnp.inexact) and dtype.itemsize >= 4 for dtype in dtypes)
 
 
-def _has_other_ways(eqn: Any) -> bool:
-    """Whether there are no groups, no stride, no holes in the kernel, and some pixels, and JAX works on a CPU."""
-    params = eqn.params
-    one_group = params["feature_group_count"] == params["batch_group_count"] == 1
-    dense = all(step == 1 for step in (*params["window_strides"], *params["rhs_dilation"]))
+def _has_one_group(eqn: Any) -> bool:
+    return eqn.params["feature_group_count"] == eqn.params["batch_group_count"] == 1
+
+
+def _is_dense(eqn: Any) -> bool:
+    """Whether there are no stride, no holes in the kernel, and some pixels."""
+    dense = all(step == 1 for step in (*eqn.params["window_strides"], *eqn.params["rhs_dilation"]))
     sizes = [size for atom in (*eqn.invars, *eqn.outvars) for size in atom.aval.shape]
     empty = any(isinstance(size, int) and size == 0 for size in sizes)  # a batch may be of any size, when exported
-    return jax.default_backend() == "cpu" and one_group and dense and not empty
+    return dense and not empty
 
 
 def _moved(values: Array, current: Sequence[int], wanted: Sequence[int]) -> Array:

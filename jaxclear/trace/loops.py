@@ -1,8 +1,9 @@
 """The body of a loop over classes, made ready for XLA's CPU backend.
 
 Its convolutions are those of :mod:`jaxclear.trace.convolutions`. What is the same in every round is computed once,
-before the loop: XLA leaves transposes and reversals of kernels where they are. And where only the sum over the channels
-of a convolution is used, as of a response in an image, the kernel is summed instead.
+before the loop: XLA leaves transposes and reversals of kernels where they are. Where only the sum over the channels
+of a convolution is used, as of a response in an image, the kernel is summed instead; and where only its positive part
+is, the convolution itself takes it.
 """
 
 import collections
@@ -59,9 +60,10 @@ class _Rounds:
         made_by = {var: number for number, eqn in enumerate(opened.jaxpr.eqns) for var in eqn.outvars}
         self._opened = opened
         self._summed = _sums_of_channels(opened.jaxpr, made_by)
+        self._rectified = _positive_parts(opened.jaxpr, made_by)
         self._wanted = _ancestors_of_kernels(opened.jaxpr, made_by)
         self._convolutions = {
-            number: Convolution(eqn, summed=number in self._summed)
+            number: Convolution(eqn, summed=number in self._summed, rectified=number in self._rectified.values())
             for number, eqn in enumerate(opened.jaxpr.eqns)
             if eqn.primitive.name == PRIMITIVE
         }
@@ -91,31 +93,57 @@ class _Rounds:
             return [convolution(operands[0], kernels)]
         if number in self._summed:
             return [jnp.reshape(operands[0], (*eqn.params["new_sizes"][:-1], 1))]
+        if number in self._rectified:
+            return [operands[0]]
         return jaxprs.bind(eqn, operands)
 
 
 def _sums_of_channels(jaxpr: Any, made_by: Mapping[Any, int]) -> frozenset[int]:
     """The convolutions of which only the sum over the channels is used, and the reshapes between them and the sum."""
-    atoms = [*jaxpr.outvars, *(atom for eqn in jaxpr.eqns for atom in eqn.invars)]
-    uses = collections.Counter(atom for atom in atoms if not jaxprs.is_literal(atom))
+    uses = _uses(jaxpr)
     found: set[int] = set()
     for eqn in jaxpr.eqns:
         last = len(eqn.invars[0].aval.shape) - 1 if eqn.primitive.name == "reduce_sum" else -1
         if last < 0 or last not in eqn.params["axes"]:
             continue
-        way: list[int] = []
-        var = eqn.invars[0]
-        while not jaxprs.is_literal(var) and uses[var] == 1 and var in made_by:
-            source = jaxpr.eqns[made_by[var]]
-            way.append(made_by[var])
-            if source.primitive.name == PRIMITIVE:
-                if _has_channels_last(source) and is_wide(source):
-                    found.update(way)
-                break
-            if not _keeps_channels(source):
-                break
-            var = source.invars[0]
+        way = _way_from_convolution(jaxpr, made_by, uses, eqn.invars[0], _keeps_channels)
+        if way and _has_channels_last(jaxpr.eqns[way[-1]]) and is_wide(jaxpr.eqns[way[-1]]):
+            found.update(way)
     return frozenset(found)
+
+
+def _positive_parts(jaxpr: Any, made_by: Mapping[Any, int]) -> dict[int, int]:
+    """The maxima with zero of all that is used of a convolution, and which convolution that is."""
+    uses = _uses(jaxpr)
+    found: dict[int, int] = {}
+    for number, eqn in enumerate(jaxpr.eqns):
+        if eqn.primitive.name == "max" and jaxprs.is_literal(eqn.invars[1]) and eqn.invars[1].val == 0:
+            way = _way_from_convolution(jaxpr, made_by, uses, eqn.invars[0], _is_reshape)
+            if way:
+                found[number] = way[-1]
+    return found
+
+
+def _uses(jaxpr: Any) -> collections.Counter[Any]:
+    """How often each variable is used."""
+    atoms = [*jaxpr.outvars, *(atom for eqn in jaxpr.eqns for atom in eqn.invars)]
+    return collections.Counter(atom for atom in atoms if not jaxprs.is_literal(atom))
+
+
+def _way_from_convolution(
+    jaxpr: Any, made_by: Mapping[Any, int], uses: Mapping[Any, int], var: Any, passes: Callable[[Any], bool]
+) -> list[int]:
+    """The equations that make `var`, each for the next alone, back to a convolution, the last; or none."""
+    way: list[int] = []
+    while not jaxprs.is_literal(var) and uses[var] == 1 and var in made_by:
+        source = jaxpr.eqns[made_by[var]]
+        way.append(made_by[var])
+        if source.primitive.name == PRIMITIVE:
+            return way
+        if not passes(source):
+            break
+        var = source.invars[0]
+    return []
 
 
 def _has_channels_last(convolution: Any) -> bool:
@@ -126,10 +154,14 @@ def _has_channels_last(convolution: Any) -> bool:
 
 def _keeps_channels(eqn: Any) -> bool:
     """Whether an equation only gives the axes before the last another shape."""
-    if eqn.primitive.name != "reshape" or eqn.params["dimensions"] is not None or len(eqn.invars) != 1:
+    if not _is_reshape(eqn):
         return False
     before, after = eqn.invars[0].aval.shape, eqn.params["new_sizes"]
     return len(before) > 0 and len(after) > 0 and before[-1] == after[-1]
+
+
+def _is_reshape(eqn: Any) -> bool:
+    return eqn.primitive.name == "reshape" and eqn.params["dimensions"] is None and len(eqn.invars) == 1
 
 
 def _ancestors_of_kernels(jaxpr: Any, made_by: Mapping[Any, int]) -> frozenset[int]:
