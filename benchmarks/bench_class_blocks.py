@@ -21,7 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jaxclear
 from benchmarks import blocks, networks, timing
 from benchmarks.blocks import COLUMNS
-from jaxclear.responses import SIDE_BY_SIDE
+from jaxclear.class_backprop import SIDE_BY_SIDE
 
 
 def bench(name: str, batch: int, *, rounds: int) -> list[timing.Row]:

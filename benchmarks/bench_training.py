@@ -27,8 +27,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks import networks, timing
 from jaxclear import models, training
+from jaxclear.class_backprop import scores_of
 from jaxclear.models.layers import ConvNet, Dense
-from jaxclear.responses import scores_of
 
 COLUMNS = {
     **{"network": "s", "batch": "d", "contender": "s", "ms": ".1f", "spread": ".0%", "steps_s": ".2f"},

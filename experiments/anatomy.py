@@ -38,12 +38,12 @@ from experiments.anatomy_figures import Example, ablation_figure, focus_figure, 
 from experiments.records import interval_percent, provenance, say_to, trained
 from jaxclear import models, plot, training
 from jaxclear.attention import focus_area
+from jaxclear.class_backprop import Apply
 from jaxclear.data import gather, holdout
 from jaxclear.data.imageclef import Radiographs
 from jaxclear.data.sources import Subset, as_source
 from jaxclear.dataset.sources import Failure
 from jaxclear.inputs import as_floats
-from jaxclear.responses import Apply
 from jaxclear.strong_features import keep
 
 LAST_CONVOLUTION = -2

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 import jaxclear
+from jaxclear.class_backprop import Apply
 from jaxclear.inputs import as_floats
-from jaxclear.responses import Apply
 from jaxclear.trace import OnUnmatched
 
 RULES = tuple(jaxclear.RULES)

@@ -41,8 +41,8 @@ from jaxtyping import Array, Bool, Float, Int
 from experiments import ccexam_network, mapping, standin
 from experiments.records import provenance, ship
 from jaxclear import models
+from jaxclear.class_backprop import Apply, scores_of
 from jaxclear.localisation import localise
-from jaxclear.responses import Apply, scores_of
 
 NAME = "neighbour_digits"
 ROLES = ("middle", "beside", "absent")

@@ -9,8 +9,8 @@ import numpy as np
 from jax import export, lax
 from jaxtyping import Array, Float, Int
 
+from jaxclear.class_backprop import Apply, ClassBackprop, ClassResponse, constant_map
 from jaxclear.inputs import check_classes
-from jaxclear.responses import Apply, ClassBackprop, ClassResponse, constant_map, unblock
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import OnUnmatched
 from jaxclear.transformation import transformation
@@ -90,11 +90,8 @@ def clear_map(
         elif classes is not None:
             scores = backprop.scores(class_block)
         empty = constant_map(images, -1, jnp.int32), constant_map(images, -jnp.inf)
-        blocks = backprop.blocks(chosen, class_block)
-        (best_class, best), stacked = backprop.fold(_running_maximum, _largest, empty, blocks)
-        if scores is None:
-            scores = unblock(stacked, backprop.num_classes)
-        return ClearMap(jnp.where(best > 0, best_class, -1), best, scores)
+        (best_class, best), found = backprop.fold(_running_maximum, _largest, empty, chosen, class_block)
+        return ClearMap(jnp.where(best > 0, best_class, -1), best, found if scores is None else scores)
 
     return transformation(apply, resolved, core, class_block=class_block, image_block=image_block)
 

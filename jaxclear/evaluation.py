@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from jaxclear.class_backprop import scores_of
 from jaxclear.inputs import as_floats
-from jaxclear.responses import scores_of
 
 __all__ = ["Evaluation", "TrainingError", "check_classes", "checked_labels", "evaluate", "predict"]
 

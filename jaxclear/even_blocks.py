@@ -1,15 +1,28 @@
 """Many of a kind in blocks of equal size, for loops whose rounds are all alike."""
 
+import math
+
 import numpy as np
 from jaxtyping import Int
 
 
-def places_in_blocks(count: int, most: int, devices: int = 1) -> Int[np.ndarray, "n_blocks block"]:
+def even_groups(count: int, most: int) -> tuple[int, int]:
+    """Returns how many groups of equal size, and their size, at most `most`, take `count` with little to spare."""
+    number = -(-count // most)
+    return number, -(-count // number)
+
+
+def places_in_blocks(
+    count: int, most: int, *, devices: int = 1, together: int = 1
+) -> Int[np.ndarray, "n_blocks block"]:
     """Returns which of `count` each block has, in order; the last of them fills up the last blocks.
 
-    Every device has equally many blocks. They are as large as `most`, or smaller, so that little has to be filled.
+    Args:
+        count: of what is divided.
+        most: the size of a block; blocks may be smaller, so that little has to be filled.
+        devices: which have equally many blocks.
+        together: how many blocks at most make a group, all groups of a device being of one size (`even_groups`).
     """
-    own = -(-count // devices)
-    number = -(-own // most)
-    size = -(-own // number)
+    number, size = even_groups(-(-count // devices), most)
+    number = math.prod(even_groups(number, together))
     return np.minimum(np.arange(devices * number * size), count - 1).reshape(devices * number, size)

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import export
 from jaxtyping import Array, Float, Int
 
+from jaxclear.class_backprop import Apply, ClassBackprop, ClassResponse, constant_map, num_classes
 from jaxclear.clear import brightness
 from jaxclear.inputs import check_images, check_labels
 from jaxclear.mesh_context import own_mesh
-from jaxclear.responses import Apply, ClassBackprop, ClassResponse, constant_map, num_classes, unblock
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import OnUnmatched
 from jaxclear.transformation import transformation
@@ -83,9 +84,9 @@ def heat_map(
             return supporting, opposing
 
         nothing = constant_map(images, -jnp.inf)
-        blocks = backprop.blocks(jnp.arange(backprop.num_classes), class_block)
-        (supporting, opposing), scores = backprop.fold(step, _largest, (nothing, nothing), blocks)
-        return HeatMap(supporting, opposing, own, unblock(scores, backprop.num_classes))
+        every = np.arange(backprop.num_classes)
+        (supporting, opposing), scores = backprop.fold(step, _largest, (nothing, nothing), every, class_block)
+        return HeatMap(supporting, opposing, own, scores)
 
     compiled = transformation(apply, resolved, core, class_block=class_block, image_block=image_block, more_axes=(0,))
     counts: dict[tuple[int, ...], int] = {}

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxclear.class_backprop import Apply, ClassBackprop, num_classes, scores_of
 from jaxclear.inputs import check_images, check_labels
-from jaxclear.responses import Apply, ClassBackprop, num_classes, scores_of
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import OnUnmatched
 from jaxclear.transformation import transformation
@@ -81,7 +81,8 @@ def own_response(
         backprop = ClassBackprop.trace(apply, resolved, variables, images, on_unmatched, class_axes)
         if labels is None:
             labels = backprop.scores(None).argmax(axis=-1)
-        return backprop.respond(labels[:, None]).responses[0].sum(axis=-1)
+        (response,) = backprop.loop(lambda _, ids, found: (None, found.responses[0]), None, labels[:, None], 1)[1]
+        return response.sum(axis=-1)
 
     compiled = transformation(apply, resolved, core, image_block=image_block, more_axes=(0,))
 

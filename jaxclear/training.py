@@ -27,10 +27,10 @@ from jaxtyping import Shaped
 
 from jaxclear._progress import Progress
 from jaxclear.checkpoints import Checkpoints
+from jaxclear.class_backprop import scores_of
 from jaxclear.evaluation import Evaluation, TrainingError, check_classes, checked_labels, evaluate, predict
 from jaxclear.inputs import as_floats
 from jaxclear.optimizers import optimizer_of
-from jaxclear.responses import scores_of
 
 __all__ = [
     "EpochRecord",

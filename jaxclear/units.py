@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import export, lax
 from jaxtyping import Array, Float, Int
 
+from jaxclear.class_backprop import Apply
 from jaxclear.cpu_threads import check_threads
 from jaxclear.inputs import check_classes
-from jaxclear.responses import Apply
 from jaxclear.rules import Rule, resolve
 from jaxclear.trace import Layer, OnUnmatched, Program, act_on, loop_body
 from jaxclear.transformation import transformation

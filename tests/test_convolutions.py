@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import jaxclear
-from jaxclear.trace import loop_body, thin
+from jaxclear.trace import all_threads, loop_body, thin
 from jaxclear.trace.convolutions import PRIMITIVE, Convolution
 from jaxclear.trace.transposed import FEW_CHANNELS, Transposed
 
@@ -198,6 +198,72 @@ def test_no_zeros_are_multiplied():
     dilations = [eqn.params["lhs_dilation"] for eqn in found if eqn.primitive.name == PRIMITIVE]
     assert dilations
     assert set(dilations) == {(1, 1)}
+
+
+@pytest.mark.parametrize("floor", [0.0, all_threads.NO_FLOOR])
+def test_a_reduction_for_all_threads_is_the_maximum(floor):
+    values = jnp.asarray([[-2.0, -0.0, 3.0], [jnp.nan, jnp.inf, 1e-30]], jnp.float32)
+    found = jax.jit(lambda values: all_threads.at_least(values, floor))(values)
+    np.testing.assert_array_equal(found, jnp.maximum(values, floor))
+    ours, theirs = (
+        jax.grad(lambda v, f=f: (f(v, floor) * jnp.arange(6.0).reshape(2, 3)).sum())
+        for f in (all_threads.at_least, jnp.maximum)
+    )
+    finite = jnp.asarray([[-2.0, 0.0, 3.0], [1.0, -1.0, 5.0]])
+    np.testing.assert_array_equal(ours(finite), theirs(finite))
+
+
+def test_what_is_not_a_number_stays_so():
+    kernel = jnp.full((3, 3, 2, 2), jnp.nan).at[..., 1].set(1)
+    _, pull = jax.vjp(lambda x: convolve(x, kernel, "SAME"), jnp.ones((1, 5, 5, 2)))
+    body = loop_body(lambda response: jnp.maximum(pull(response)[0], 0), jnp.ones((1, 5, 5, 2)))
+    assert np.isnan(body(jnp.ones((1, 5, 5, 2)))).all()
+    forward = Convolution(equation(lambda x, k: convolve(x, k, "SAME"), jnp.ones((1, 5, 5, 2)), kernel)).forward
+    found = forward(jnp.ones((1, 5, 5, 2)), kernel)
+    assert np.isnan(found[..., 0]).all()
+    assert np.isfinite(found[..., 1]).all()
+
+
+def positive_parts():
+    """What is taken of a convolution, and whether only its positive part is used."""
+    return {
+        "positive part": (lambda r: jnp.maximum(r, 0), True),
+        "reshaped": (lambda r: jnp.maximum(r.reshape(2, 64, 3), 0).sum(), True),
+        "swapped": (lambda r: jnp.maximum(0, r), False),
+        "another floor": (lambda r: jnp.maximum(r, 0.5), False),
+        "all of it besides": (lambda r: (jnp.maximum(r, 0), r.sum(axis=0)), False),
+        "twice": (lambda r: (jnp.maximum(r, 0), jnp.maximum(r, 0)), False),
+        "negative part": (lambda r: jnp.minimum(r, 0), False),
+        "a part": (lambda r: jnp.maximum(r[:1], 0), False),
+        "the sum": (lambda r: jnp.maximum(r.sum(axis=-1), 0), False),
+    }
+
+
+@pytest.mark.parametrize("name", positive_parts())
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_loop_takes_the_positive_part_with_the_convolution(name, stride):
+    take, merged = positive_parts()[name]
+    rng = np.random.default_rng(5)
+    kernel, images = rng.normal(size=(3, 3, 3, 4)), rng.normal(size=(2, 8, 8, 3))
+    kernel, images = jnp.asarray(kernel, jnp.float32), jnp.asarray(images, jnp.float32)
+
+    def network(x):
+        return lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=LAYOUTS[2])
+
+    out, pull = jax.vjp(network, images)
+
+    def function(factor):
+        return take(pull(factor * out)[0])
+
+    body = loop_body(function, jnp.float32(0))
+    for factor in (1.5, -2.0):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), body(jnp.float32(factor)), function(factor)
+        )
+    if stride == 1 and ON_CPU:
+        maxima = [eqn for eqn in equations(body, jnp.float32(0)) if eqn.primitive.name == "max"]
+        plain = [eqn for eqn in equations(function, jnp.float32(0)) if eqn.primitive.name == "max"]
+        assert (len(maxima) < len(plain)) == merged
 
 
 def test_groups_keep_their_equation():

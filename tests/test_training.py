@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from jaxclear import training
+from jaxclear.class_backprop import scores_of
 from jaxclear.models import WeightsError
 from jaxclear.models.layers import BatchNorm, Conv, ConvNet, Dense, MaxPool
-from jaxclear.responses import scores_of
 from jaxclear.training import TrainConfig, TrainingError, evaluate, fit, predict
 
 DENSE = ConvNet(layers=(Conv(3, 4), MaxPool(2, 2), Dense(16, dropout=0.25), BatchNorm(momentum=0.9), Dense(3)))

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxclear.class_backprop import scores_of
 from jaxclear.clear import ClearMap, clear_map, to_rgb
 from jaxclear.crystals.batching import run_batched
 from jaxclear.crystals.cells import Orientation, nearest_neighbour_distance
@@ -30,7 +31,7 @@ from jaxclear.crystals.outside import (
 from jaxclear.crystals.scale import length_scales
 from jaxclear.crystals.structures import Crystal, read
 from jaxclear.palettes import legible
-from jaxclear.responses import scores_of, with_rule
+from jaxclear.responses import with_rule
 from jaxclear.rules import Rule, resolve
 
 if TYPE_CHECKING:

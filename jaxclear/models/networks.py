@@ -2,7 +2,8 @@
 
 Array contract: float32 images in [0, 1], NHWC. Networks whose last layer is a convolution (all but `crystal`) return
 class maps `(B, H', W', K)`: global average pooling and softmax are *not* part of them, the logits are the spatial
-mean of the class maps (`jaxclear.responses.scores_of`). `crystal` ends in a dense layer and returns logits `(B, K)`.
+mean of the class maps (`jaxclear.class_backprop.scores_of`). `crystal` ends in a dense layer and returns logits
+`(B, K)`.
 
 `mnist`, `svhn` and `crystal` are the thesis's tables. Of the medical networks the text says what follows, and no
 channel counts or sizes; those are this project's choice, small enough to train without an accelerator:

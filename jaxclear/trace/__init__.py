@@ -4,7 +4,7 @@
 through `jit`, `remat` and the like, `patterns` recognises rectifiers and max-poolings in that graph, `program`
 evaluates the jaxpr again with a rule in their place, `head` cuts off the class layer, `coverage` reports,
 `independence` sees whether images are left apart. `loops` makes the back-projection ready for a loop over classes,
-`convolutions`, `transposed` and `thin` its convolutions.
+`two_parts` cuts it, `convolutions`, `transposed`, `thin` and `all_threads` make its convolutions.
 """
 
 from jaxclear.trace.coverage import (
@@ -21,6 +21,7 @@ from jaxclear.trace.layers import Layer
 from jaxclear.trace.leaves import FixedLeaves, is_array, split_leaves
 from jaxclear.trace.loops import loop_body
 from jaxclear.trace.program import Program
+from jaxclear.trace.two_parts import TwoParts, cut
 
 __all__ = [
     "ClassHead",
@@ -30,9 +31,11 @@ __all__ = [
     "Layer",
     "OnUnmatched",
     "Program",
+    "TwoParts",
     "UnmatchedNonlinearity",
     "UnmatchedNonlinearityWarning",
     "act_on",
+    "cut",
     "is_array",
     "keeps_images_apart",
     "loop_body",

@@ -31,7 +31,7 @@ def at_least(values: Float[Array, "*s"], floor: float) -> Float[Array, "*s"]:
     The library's maximum of NaNs is the least number there is; here it is NaN again, and so is a value of -infinity.
     """
     twice = lax.broadcast_in_dim(values, (*values.shape, 2), range(values.ndim))
-    most = lax.reduce(twice, jnp.asarray(NO_FLOOR, values.dtype), lax.max, (values.ndim,))
+    most = twice.max(axis=-1)
     return jnp.where(most <= floor, jnp.where(most == NO_FLOOR, jnp.nan, floor), most)
 
 

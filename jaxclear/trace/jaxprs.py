@@ -92,6 +92,19 @@ def trace(function: Callable[..., Any], arrays: Sequence[Any]) -> tuple[OpenJaxp
     return open_jaxpr(jax.make_jaxpr(flat)(*arrays)), trees[0]
 
 
+def trace_inlined(function: Callable[..., Any], arrays: Sequence[Any]) -> tuple[OpenJaxpr, Any]:
+    """Returns what `trace` does, with what calls of `jit` consist of in their place."""
+    opened, tree = trace(function, arrays)
+    return trace(lambda *values: _inlined(opened, values), arrays)[0], tree
+
+
+def _inlined(opened: OpenJaxpr, operands: Sequence[Any]) -> list[Any]:
+    def evaluate(_: int, eqn: Any, operands: list[Any]) -> Sequence[Any]:
+        return _inlined(inner_jaxpr(eqn), operands) if eqn.primitive.name in JIT else bind(eqn, operands)
+
+    return interpret(opened, operands, evaluate)
+
+
 def interpret(
     opened: OpenJaxpr, args: Sequence[Any], evaluate: Callable[[int, Any, list[Any]], Sequence[Any]]
 ) -> list[Any]:

@@ -30,9 +30,8 @@ def loop_body(function: Callable[..., Any], *examples: Any) -> Callable[..., Any
         examples: arguments like those of each round; only their types matter.
     """
     leaves, treedef = jax.tree_util.tree_flatten(examples)
-    opened, out_tree = jaxprs.trace(lambda *arrays: function(*treedef.unflatten(arrays)), leaves)
-    flat, _ = jaxprs.trace(lambda *arrays: _inlined(opened, arrays), leaves)
-    rounds = _Rounds(flat)
+    opened, out_tree = jaxprs.trace_inlined(lambda *arrays: function(*treedef.unflatten(arrays)), leaves)
+    rounds = _Rounds(opened)
 
     def body(*args: Any) -> Any:
         found, given = jax.tree_util.tree_flatten(args)
@@ -41,15 +40,6 @@ def loop_body(function: Callable[..., Any], *examples: Any) -> Callable[..., Any
         return out_tree.unflatten(rounds(found))
 
     return body
-
-
-def _inlined(opened: jaxprs.OpenJaxpr, operands: Sequence[Any]) -> list[Any]:
-    def evaluate(_: int, eqn: Any, operands: list[Any]) -> Sequence[Any]:
-        if eqn.primitive.name in jaxprs.JIT:
-            return _inlined(jaxprs.inner_jaxpr(eqn), operands)
-        return jaxprs.bind(eqn, operands)
-
-    return jaxprs.interpret(opened, operands, evaluate)
 
 
 class _Rounds:

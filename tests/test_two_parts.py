@@ -1,0 +1,140 @@
+"""A back-projection cut in two: the parts one after the other are the whole, and so are maps made with them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import jaxclear
+from jaxclear import class_backprop
+from jaxclear.trace import two_parts
+
+ON_CPU = jax.default_backend() == "cpu"
+
+
+def network(num_classes, residual=True):
+    """Images of 64 by 64 pixels, and layers of 16 by 16, 8 by 8 and, through a shortcut besides, 4 by 4."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Conv(4, (3, 3), strides=(2, 2))(x))
+            x = nn.max_pool(nn.relu(nn.Conv(4, (3, 3))(x)), (2, 2), (2, 2))
+            x = nn.relu(nn.Conv(8, (3, 3), strides=(2, 2))(x))
+            if residual:
+                beside = nn.Conv(8, (1, 1), strides=(2, 2))(x)
+                x = nn.relu(nn.Conv(8, (3, 3))(nn.relu(nn.Conv(8, (3, 3), strides=(2, 2))(x))) + beside)
+            return nn.Conv(num_classes, (1, 1))(x)
+
+    images = jax.random.uniform(jax.random.key(0), (1, 64, 64, 3))
+    return Net().apply, Net().init(jax.random.key(1), images), images
+
+
+def pulled(residual):
+    apply, variables, images = network(5, residual)
+    out, pull = jax.vjp(lambda x: jaxclear.with_rule(apply, "guided")(variables, x), images)
+    return (lambda response: pull(response)[0]), out
+
+
+@pytest.mark.parametrize("pixels", [5, 17, 65, 257, 1024])
+@pytest.mark.parametrize("residual", [True, False])
+def test_the_second_part_of_the_first_is_the_whole(pixels, residual):
+    function, response = pulled(residual)
+    parts = two_parts.cut(function, response, pixels)
+    if parts is None:
+        assert pixels in (5, 17) if residual else pixels in (5, 17, 65)
+        return
+    values = parts.first(response)
+    np.testing.assert_allclose(parts.second(values), function(response), rtol=1e-6)
+    # What does not depend on the response is not passed on, and what is passed on is still small.
+    moving = jax.jacfwd(lambda r: parts.first(r))(response)
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in moving)
+    assert all(value.size < response.size * 100 for value in values)
+
+
+def test_functions_that_are_not_cut():
+    kernel = jnp.ones((3, 3, 2, 2))
+
+    def convolve(x):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    image = jnp.ones((1, 8, 8, 2))
+    assert two_parts.cut(jnp.sin, image, 10) is None
+    assert two_parts.cut(convolve, image, 10) is None
+    assert two_parts.cut(lambda x: convolve(convolve(x)), image, 100) is None
+
+    def grows(x):
+        return convolve(jnp.tile(convolve(x), (1, 2, 2, 1)))
+
+    assert two_parts.cut(grows, image, 100) is not None
+
+    def says(x):
+        jax.debug.print("{}", x.sum())
+        return grows(x)
+
+    assert two_parts.cut(says, image, 100) is None
+
+
+@pytest.fixture
+def cuts(monkeypatch):
+    """The functions that were cut."""
+    found = []
+
+    def cut(*arguments):
+        found.append(two_parts.cut(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(class_backprop, "cut", cut)
+    return found
+
+
+@pytest.mark.skipif(not ON_CPU, reason="an accelerator takes all classes at once")
+@pytest.mark.parametrize("num_classes", [3, 17])
+def test_maps_of_many_classes_are_those_of_one_at_a_time(num_classes, cuts):
+    apply, variables, images = network(num_classes)
+    for explain, options in (
+        (jaxclear.clear_map, {}),
+        (jaxclear.clear_map, {"top_k": 3}),
+        (jaxclear.class_responses, {"classes": list(range(num_classes))[::2]}),
+    ):
+        found = explain(apply, rule="guided", **options)(variables, images)
+        expected = explain(apply, rule="guided", class_block=1, **options)(variables, images)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
+    assert len(cuts) == 3
+    assert None not in cuts
+
+
+@pytest.mark.skipif(not ON_CPU, reason="an accelerator takes all classes at once")
+def test_devices_that_share_classes_cut_too(cuts):
+    apply, variables, images = network(37)
+    clear = jaxclear.clear_map(apply, rule="guided")
+    found = clear(*jaxclear.place(variables, images))
+    assert cuts
+    assert None not in cuts
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, clear(variables, images))
+
+
+@pytest.mark.skipif(not ON_CPU, reason="an accelerator takes all classes at once")
+def test_a_loss_of_a_map_that_was_cut_has_the_same_gradient(cuts):
+    apply, variables, images = network(9)
+
+    def loss(variables, class_block):
+        clear = jaxclear.clear_map(apply, rule="guided", class_block=class_block)
+        return (clear(variables, images).dominant_response ** 2).sum()
+
+    found, expected = jax.grad(loss)(variables, None), jax.grad(loss)(variables, 1)
+    assert len(cuts) == 1
+    assert None not in cuts
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found, expected)
+
+
+@pytest.mark.skipif(not ON_CPU, reason="an accelerator takes all classes at once")
+def test_memory_of_a_cut_map_does_not_grow_with_the_classes(cuts):
+    sizes = []
+    for num_classes in (40, 400):
+        apply, variables, images = network(num_classes)
+        lowered = jax.jit(jaxclear.clear_map(apply, rule="guided")).lower(variables, images)
+        sizes.append(lowered.compile().memory_analysis().temp_size_in_bytes)
+    assert None not in cuts
+    assert sizes[1] - sizes[0] <= 360 * 300  # bytes a class; its response has 64 * 64 * 4
