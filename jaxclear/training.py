@@ -31,6 +31,7 @@ from jaxclear.class_backprop import scores_of
 from jaxclear.evaluation import Evaluation, TrainingError, check_classes, checked_labels, evaluate, predict
 from jaxclear.inputs import as_floats
 from jaxclear.optimizers import optimizer_of
+from jaxclear.trace import loop_body
 
 __all__ = [
     "EpochRecord",
@@ -317,7 +318,8 @@ def _step(
         loss = (weight * optax.softmax_cross_entropy(logits, targets)).mean()
         return loss, (updated, (logits.argmax(-1) == labels).sum())
 
-    (loss, (statistics, correct)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    value_and_gradients = loop_body(jax.value_and_grad(loss_of, has_aux=True), state.params)
+    (loss, (statistics, correct)), gradients = value_and_gradients(state.params)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     return _State(params, dict(statistics), optimizer_state, state.step + 1), (loss, correct)

@@ -1,4 +1,4 @@
-"""The body of a loop over classes, made ready for XLA's CPU backend.
+"""The body of a loop, over classes or the steps of a training, made ready for XLA's CPU backend.
 
 Its convolutions are those of :mod:`jaxclear.trace.convolutions`. What is the same in every round is computed once,
 before the loop: XLA leaves transposes and reversals of kernels where they are. Where only the sum over the channels
