@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from jaxclear.cpu_threads import check_threads
 from jaxclear.devices import from_all, number_of_parts, own_part
-from jaxclear.even_blocks import even_groups, places_in_blocks
+from jaxclear.even_blocks import even_groups, group_size, places_in_blocks
 from jaxclear.inputs import check_outputs
 from jaxclear.mesh_context import own_mesh
 from jaxclear.rules import Rule
@@ -135,8 +135,8 @@ class ClassBackprop(NamedTuple):
         """
         parts = None
         if class_block is None and jax.default_backend() == "cpu":
-            few = _MANY_PIXELS // _default_block(self.image_shape)
-            parts = cut(lambda response: self.pull(response)[0], self.features, few)
+            many = _MANY_PIXELS // _default_block(self.image_shape)
+            parts = cut(lambda response: self.pull(response)[0], self.features, many)
         blocks = self._blocks(classes, class_block, _TOGETHER if parts else 1)
         check_threads(blocks.shape[0] * blocks.shape[-1] * self.layers)
         if parts is not None and len(blocks) > 1:
@@ -155,8 +155,8 @@ class ClassBackprop(NamedTuple):
         blocks: Array,
     ) -> tuple[_Carry, Any]:
         """Returns what `loop` does; the blocks of a group pass the first part together, the second one by one."""
-        number, size = even_groups(len(blocks), _TOGETHER)
-        groups = blocks.reshape(number, size, *blocks.shape[1:])
+        size = group_size(len(blocks), _TOGETHER)
+        groups = blocks.reshape(-1, size, *blocks.shape[1:])
 
         def first(ids: Array) -> tuple[list[Array], Array]:
             z, pull_head = jax.vjp(lambda features: self._class_maps(features, _side_by_side(ids)), self.features)
@@ -212,8 +212,8 @@ class ClassBackprop(NamedTuple):
         `classes` is (n,) or, each image its own, (B, n). A block is as large as asked for, or smaller, so that little
         has to be filled.
         """
-        most = class_block or _default_block(self.image_shape)
         devices = number_of_parts(self.class_axes)
+        most = class_block or _default_block(self.image_shape, -(-classes.shape[-1] // devices))
         places = places_in_blocks(classes.shape[-1], most, devices=devices, together=together)
         blocks = jnp.take(jnp.asarray(classes, jnp.int32), places, axis=-1)
         return own_part(jnp.moveaxis(blocks, -2, 0), self.class_axes)
@@ -247,19 +247,20 @@ def _unblock(stacked: Float[Array, "n_blocks B block"], count: int) -> Float[Arr
     return jnp.moveaxis(stacked, 0, 1).reshape(stacked.shape[1], -1)[:, :count]
 
 
-def _default_block(image_shape: tuple[Any, ...]) -> int:
-    """Returns how many classes to work on at once on the default device, for a batch of images of that shape.
+def _default_block(image_shape: tuple[Any, ...], classes: int = _MOST_CLASSES) -> int:
+    """Returns how many of so many classes to work on at once on the default device.
 
-    One class where a number is a symbol, as in an exported function.
+    One class where a number in the shape of the images, those of the whole batch, is a symbol, as in an exported
+    function.
     """
     if not all(isinstance(size, int) for size in image_shape):
         return 1
     on_cpu = jax.default_backend() == "cpu"
     budget = _BLOCK_PIXELS if on_cpu else _ACCELERATOR_BLOCK_PIXELS
-    classes = min(_MOST_CLASSES, max(1, budget // math.prod(image_shape[:-1])))
-    if on_cpu and classes * image_shape[0] == _ON_ONE_THREAD:
-        return classes - 1 or 2
-    return classes
+    _, size = even_groups(classes, min(_MOST_CLASSES, max(1, budget // math.prod(image_shape[:-1]))))
+    if on_cpu and size * image_shape[0] == _ON_ONE_THREAD:
+        return size - 1 if size > 1 else 2
+    return size
 
 
 def _side_by_side(ids: Int[Array, "blocks *B block"]) -> Int[Array, "*B n"]:

@@ -48,5 +48,5 @@ def check_threads(convolutions: int) -> None:
         raise ValueError(
             f"expected at most {_MOST_CONVOLUTIONS} convolutions on {devices} CPU devices of too few threads, got some "
             f"{convolutions}: XLA would compute some of them wrongly; start Python with the environment variable "
-            f"NPROC={threads_for(devices)}, or use one device or less at once"
+            f"NPROC={threads_for(devices)}, or use one device, or explain fewer classes"
         )

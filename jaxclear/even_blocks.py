@@ -1,7 +1,5 @@
 """Many of a kind in blocks of equal size, for loops whose rounds are all alike."""
 
-import math
-
 import numpy as np
 from jaxtyping import Int
 
@@ -10,6 +8,12 @@ def even_groups(count: int, most: int) -> tuple[int, int]:
     """Returns how many groups of equal size, and their size, at most `most`, take `count` with little to spare."""
     number = -(-count // most)
     return number, -(-count // number)
+
+
+def group_size(count: int, most: int) -> int:
+    """Returns how many of `count` make a group, at most `most`, but half of it or more, so that little is filled."""
+    sizes = range(min(most, count), 0, -1) if count < most else range(most, -(-most // 2) - 1, -1)
+    return min(sizes, key=lambda size: -(-count // size) * size)
 
 
 def places_in_blocks(
@@ -21,8 +25,9 @@ def places_in_blocks(
         count: of what is divided.
         most: the size of a block; blocks may be smaller, so that little has to be filled.
         devices: which have equally many blocks.
-        together: how many blocks at most make a group, all groups of a device being of one size (`even_groups`).
+        together: how many blocks at most make a group, all groups of a device being of one size (`group_size`).
     """
     number, size = even_groups(-(-count // devices), most)
-    number = math.prod(even_groups(number, together))
+    group = group_size(number, together)
+    number = -(-number // group) * group
     return np.minimum(np.arange(devices * number * size), count - 1).reshape(devices * number, size)

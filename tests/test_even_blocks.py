@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxclear.even_blocks import even_groups, places_in_blocks
+from jaxclear.even_blocks import even_groups, group_size, places_in_blocks
 
 counts = st.integers(1, 3000)
 few = st.integers(1, 12)
@@ -26,6 +26,14 @@ def test_every_place_is_in_a_block_in_order(count, most, devices, together):
     blocks, size = places.shape
     assert size <= most
     assert blocks % devices == 0
-    number, group = even_groups(blocks // devices, together)
-    assert number * group == blocks // devices
-    assert group <= together
+    assert blocks // devices % group_size(blocks // devices, together) == 0
+
+
+@given(counts, few)
+def test_groups_are_filled_little(count, most):
+    size = group_size(count, most)
+    filled = -(-count // size) * size
+    assert size <= most
+    assert 2 * size >= min(most, count)
+    assert filled - count < min(size, 2 + count / most)
+    assert group_size(filled, most) == size

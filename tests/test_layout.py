@@ -10,8 +10,8 @@ import jaxclear
 
 PACKAGE = pathlib.Path(jaxclear.__file__).parent
 CORE = [
-    *("worker_processes", "mesh_context", "pooling", "rules", "trace", "inputs", "devices"),
-    *("transformation", "responses", "units", "clear", "heatmaps"),
+    *("worker_processes", "cpu_threads", "even_blocks", "mesh_context", "pooling", "rules", "trace", "inputs"),
+    *("devices", "transformation", "class_backprop", "responses", "units", "clear", "heatmaps"),
 ]
 HEAVY = {"ase", "pymatgen", "matplotlib", "tensorflow_datasets", "spglib", "scipy", "PIL", "safetensors"}
 

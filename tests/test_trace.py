@@ -250,6 +250,26 @@ def test_the_outer_rule_wins():
     assert passed_back(lambda x: inner(None, x), "linear").tolist() == [[1] * 6]
 
 
+def test_a_network_with_a_rule_is_explained_like_the_network():
+    kernels = [jax.random.normal(jax.random.key(n), (3, 3, *c)) for n, c in enumerate(((8, 16), (16, 5)))]
+    images = jax.random.normal(jax.random.key(2), (2, 8, 8, 8))
+
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def apply(kernels, x):
+        return convolve(nn.relu(convolve(x, kernels[0]) + 0.1), kernels[1])
+
+    ruled = jaxclear.with_rule(apply, "linear")
+    assert jaxclear.layers(ruled, kernels, images) == jaxclear.layers(apply, kernels, images)
+    for explain in (
+        lambda network: jaxclear.unit_responses(network, 0, top_n=2, rule="linear", on_unmatched="error"),
+        lambda network: jaxclear.clear_map(network, rule="linear", on_unmatched="error"),
+    ):
+        found, expected = explain(ruled)(kernels, images), explain(apply)(kernels, images)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), found, expected)
+
+
 def test_with_rule_does_not_keep_values_of_another_trace():
     @jax.jit
     def outer(w, x):

@@ -122,7 +122,7 @@ def keep_compiled_programs() -> None:
 
 
 def processors_as_devices(number: int | None) -> None:
-    """Lets JAX have several devices on the host's processor: a program on one of them does not use all cores.
+    """Lets JAX have several devices on the host's processor, for programs that leave cores of one of them idle.
 
     Before anything is computed; nothing happens where the environment, or the process already, has a number.
 

@@ -21,7 +21,18 @@ from jaxtyping import Array, Float
 NO_FLOOR = float("-inf")
 
 _MOST_IN_A_ROW = 2**13
-"""Numbers in a row of pixels from which the library divides the row itself."""
+"""Numbers in a row of pixels up to which the library does not divide the row itself."""
+
+
+@jax.custom_jvp
+def shared(values: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """Returns `values`; -infinity becomes NaN. Whoever follows a trace may take it for what it computes it from."""
+    return at_least(values, NO_FLOOR)
+
+
+@shared.defjvp
+def _change(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return shared(*primals), tangents[0]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -37,10 +48,7 @@ def at_least(values: Float[Array, "*s"], floor: float) -> Float[Array, "*s"]:
 
 @at_least.defjvp
 def _derivative(floor: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (values,), (change,) = primals, tangents
-    if floor != NO_FLOOR:
-        _, change = jax.jvp(lambda values: jnp.maximum(values, floor), primals, tangents)
-    return at_least(values, floor), change
+    return at_least(*primals, floor), jax.jvp(lambda values: jnp.maximum(values, floor), primals, tangents)[1]
 
 
 def is_helped(out: Any) -> bool:

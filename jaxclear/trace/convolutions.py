@@ -105,8 +105,9 @@ class Convolution:
 
     def _shared(self, out: Array, floor: float = all_threads.NO_FLOOR) -> Array:
         """A convolution's result in the layout, and at least `floor`, shared among the threads of a CPU."""
-        helped = self._one_group_on_cpu and all_threads.is_helped(out)
-        return all_threads.at_least(out, floor) if helped else _at_least(out, floor)
+        if not (self._one_group_on_cpu and all_threads.is_helped(out)):
+            return _at_least(out, floor)
+        return all_threads.shared(out) if floor == all_threads.NO_FLOOR else all_threads.at_least(out, floor)
 
     def _bind(self, images: Array, kernel: Array, **changed: Any) -> Array:
         numbers = type(self._eqn.params["dimension_numbers"])

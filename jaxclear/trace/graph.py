@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxclear.trace import jaxprs, patterns
+from jaxclear.trace import all_threads, jaxprs, patterns
 from jaxclear.trace.patterns import Node, Path, Site
 
 
@@ -71,6 +71,8 @@ class Graph:
     def _equation(self, eqn: Any, operands: list[Node], path: Path, caller: "_Caller") -> list[Node]:
         name = eqn.primitive.name
         is_call = name in jaxprs.JIT or name in jaxprs.REMAT or name in jaxprs.CUSTOM_DERIVATIVE
+        if name in jaxprs.CUSTOM_DERIVATIVE and jaxprs.is_call_of(eqn, all_threads.shared.fun):
+            return operands
         if is_call and not self._keeps_own_gradient(eqn, operands):
             return self._walk(jaxprs.inner_jaxpr(eqn), operands, path, caller.into(eqn))
         if name == "scan":

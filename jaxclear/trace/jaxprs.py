@@ -190,6 +190,13 @@ def _jax_folder() -> str:
     return os.path.join(folder, "")
 
 
+def is_call_of(eqn: Any, function: Callable[..., Any]) -> bool:
+    """Returns whether a call-like equation calls that function."""
+    code = function.__code__
+    name, file = _definition(eqn)
+    return name == code.co_name and file.startswith(code.co_filename)
+
+
 def is_library_function(eqn: Any) -> bool:
     """Returns whether the function behind a call-like equation is defined in a library rather than by the user."""
     return _is_library(_definition(eqn).file)

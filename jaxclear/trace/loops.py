@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxclear.trace import jaxprs
 from jaxclear.trace.convolutions import PRIMITIVE, Convolution, is_wide
@@ -107,11 +108,15 @@ def _positive_parts(jaxpr: Any, made_by: Mapping[Any, int]) -> dict[int, int]:
     uses = _uses(jaxpr)
     found: dict[int, int] = {}
     for number, eqn in enumerate(jaxpr.eqns):
-        if eqn.primitive.name == "max" and jaxprs.is_literal(eqn.invars[1]) and eqn.invars[1].val == 0:
+        if eqn.primitive.name == "max" and _is_zero(eqn.invars[1]) and is_wide(eqn):
             way = _way_from_convolution(jaxpr, made_by, uses, eqn.invars[0], _is_reshape)
             if way:
                 found[number] = way[-1]
     return found
+
+
+def _is_zero(atom: Any) -> bool:
+    return jaxprs.is_literal(atom) and np.ndim(atom.val) == 0 and atom.val == 0
 
 
 def _uses(jaxpr: Any) -> collections.Counter[Any]:

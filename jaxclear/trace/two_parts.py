@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from jaxclear.trace import jaxprs
 from jaxclear.trace.convolutions import PRIMITIVE
 
+_WITH_EQUATIONS_INSIDE = jaxprs.REMAT | jaxprs.CUSTOM_DERIVATIVE | {"scan", "while", "cond"}
+
 
 class TwoParts(NamedTuple):
     """Two functions; `second(first(x))` is what the function that was cut returns of `x`."""
@@ -23,7 +25,8 @@ class TwoParts(NamedTuple):
 def cut(function: Callable[[Any], Any], example: Any, pixels: int) -> TwoParts | None:
     """Returns a function cut before its first convolution of images of `pixels` or more, all images together.
 
-    None where no convolution would be in the first part, or none in the second, and where there are side effects.
+    None where no convolution would be in the first part, or none in the second, and where there are side effects. A
+    loop or another equation with equations of its own is never in the first part.
 
     Args:
         function: of one array; it may close over others.
@@ -35,16 +38,14 @@ def cut(function: Callable[[Any], Any], example: Any, pixels: int) -> TwoParts |
     if jaxpr.effects:
         return None
     moving = _equations_that_move(jaxpr)
-    sizes = {number: _pixels(jaxpr.eqns[number]) for number in moving if jaxpr.eqns[number].primitive.name == PRIMITIVE}
-    large = [number for number, size in sizes.items() if size >= pixels]
-    if not large or large[0] == min(sizes):
+    sizes = {number: _pixels(jaxpr.eqns[number]) for number in sorted(moving)}
+    position = next((number for number, size in sizes.items() if size >= pixels), None)
+    if position is None or not any(size for number, size in sizes.items() if number < position):
         return None
-    position = large[0]
-    in_first = {var for number in moving if number < position for var in jaxpr.eqns[number].outvars} | {*jaxpr.invars}
     later = [jaxpr.eqns[number].invars for number in moving if number >= position]
     wanted = {atom for atoms in [*later, jaxpr.outvars] for atom in atoms if not jaxprs.is_literal(atom)}
     passed = [var for var in jaxpr.invars if var in wanted]
-    passed += [v for n in sorted(moving) if n < position for v in jaxpr.eqns[n].outvars if v in wanted & in_first]
+    passed += [var for number in sizes if number < position for var in jaxpr.eqns[number].outvars if var in wanted]
 
     def first(value: Any) -> list[Any]:
         found: dict[Any, Any] = dict(zip(jaxpr.invars, [value], strict=True))
@@ -83,8 +84,15 @@ def _equations_that_move(jaxpr: Any) -> frozenset[int]:
     return frozenset(found)
 
 
-def _pixels(convolution: Any) -> float:
-    """How many pixels go in, those of all images; without end where the number is a symbol, as when exported."""
-    spec = convolution.params["dimension_numbers"].lhs_spec
-    sizes = [convolution.invars[0].aval.shape[axis] for axis in (spec[0], *spec[2:])]
+def _pixels(eqn: Any) -> float:
+    """How many pixels go into a convolution, those of all images, and none into other equations.
+
+    Without end where the number is a symbol, as when exported, and where equations with their own inside may have any.
+    """
+    if eqn.primitive.name in _WITH_EQUATIONS_INSIDE:
+        return math.inf
+    if eqn.primitive.name != PRIMITIVE:
+        return 0
+    spec = eqn.params["dimension_numbers"].lhs_spec
+    sizes = [eqn.invars[0].aval.shape[axis] for axis in (spec[0], *spec[2:])]
     return math.prod(sizes) if all(isinstance(size, int) for size in sizes) else math.inf
