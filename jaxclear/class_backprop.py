@@ -133,14 +133,13 @@ class ClassBackprop(NamedTuple):
             classes: (n,) or, each image its own, (B, n).
             class_block: how many classes at once at most, on the whole way; chosen by the device by default.
         """
-        parts = None
-        if class_block is None and jax.default_backend() == "cpu":
+        blocks = self._blocks(classes, class_block)
+        check_threads(blocks.shape[0] * blocks.shape[-1] * self.layers)
+        if len(blocks) > 1 and class_block is None and jax.default_backend() == "cpu":
             many = _MANY_PIXELS // _default_block(self.image_shape)
             parts = cut(lambda response: self.pull(response)[0], self.features, many)
-        blocks = self._blocks(classes, class_block, _TOGETHER if parts else 1)
-        check_threads(blocks.shape[0] * blocks.shape[-1] * self.layers)
-        if parts is not None and len(blocks) > 1:
-            return self._loop_in_two_parts(parts, step, carry, blocks)
+            if parts is not None:
+                return self._loop_in_two_parts(parts, step, carry, self._blocks(classes, None, _TOGETHER))
 
         def body(carried: _Carry, ids: Array) -> tuple[_Carry, Any]:
             return step(carried, ids, self.respond(ids))

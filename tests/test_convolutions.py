@@ -57,7 +57,7 @@ def example(drawn, channels, filters, seed):
     return images.astype(np.float32), kernel.astype(np.float32), padding, dilation
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=14)
 @given(st.lists(axes, min_size=1, max_size=3), st.sampled_from([1, 3, FEW_CHANNELS + 1]), st.integers(0, 99))
 def test_transposed_is_the_convolution_with_zeros_between(drawn, filters, seed):
     images, kernel, padding, dilation = example(drawn, 2, filters, seed)
@@ -67,7 +67,7 @@ def test_transposed_is_the_convolution_with_zeros_between(drawn, filters, seed):
     np.testing.assert_allclose(found, plain_convolution(images, kernel, padding, dilation), atol=1e-4)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(st.lists(axes, min_size=1, max_size=3), st.sampled_from([2, 3, 4]), st.integers(0, 99))
 def test_thin_convolutions_are_convolutions(drawn, channels, seed):
     images, kernel, padding, _ = example([(*axis[:4], 1) for axis in drawn], channels, 5, seed)

@@ -17,7 +17,7 @@ def close(actual, expected, tolerance=1e-5):
     np.testing.assert_allclose(actual, expected, atol=tolerance * max(float(jnp.abs(expected).max()), 1e-30))
 
 
-@settings(deadline=None, max_examples=20, derandomize=True)
+@settings(deadline=None, max_examples=12, derandomize=True)
 @given(block=st.integers(1, 9), num_classes=st.integers(1, 8), rule=st.sampled_from(list(jaxclear.RULES)))
 def test_blocks_of_any_size_give_the_same_responses(block, num_classes, rule):
     apply, variables, images = small_network(num_classes=num_classes)

@@ -37,13 +37,13 @@ def pulled(residual):
     return (lambda response: pull(response)[0]), out
 
 
-@pytest.mark.parametrize("pixels", [5, 17, 65, 257, 1024])
+@pytest.mark.parametrize("pixels", [17, 65, 257])
 @pytest.mark.parametrize("residual", [True, False])
 def test_the_second_part_of_the_first_is_the_whole(pixels, residual):
     function, response = pulled(residual)
     parts = two_parts.cut(function, response, pixels)
     if parts is None:
-        assert pixels in (5, 17) if residual else pixels in (5, 17, 65)
+        assert pixels <= (17 if residual else 65)
         return
     values = parts.first(response)
     np.testing.assert_allclose(parts.second(values), function(response), rtol=1e-6)
