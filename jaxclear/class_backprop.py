@@ -25,6 +25,7 @@ Apply = Callable[[Any, Any], Any]
 """`apply(variables, images)`: a pure function of a tree of arrays and a batch of images."""
 
 _Carry = TypeVar("_Carry")
+_Values = TypeVar("_Values")
 
 # Pixels (times classes) that one back-projection works on at a time unless the user says otherwise. On a CPU they have
 # to fit the cache: benchmarks/bench_class_blocks.py. On an accelerator they have to fill it.
@@ -104,13 +105,16 @@ class ClassBackprop(NamedTuple):
 
     def respond(self, classes: Int[Array, " n"] | Int[Array, "B n"]) -> ClassResponse:
         """Returns the responses and scores of `classes`."""
+        return ClassResponse(*self._passed_back(classes, self._to_images))
+
+    def _to_images(self, response: Float[Array, "B *f C"]) -> Float[Array, "B *spatial C"]:
+        return self.pull(response)[0]
+
+    def _passed_back(self, classes: Array, pull: Callable[[Array], _Values]) -> tuple[_Values, Array]:
+        """Returns what `pull` makes of each class's response in the features, stacked, and the scores."""
         z, pull_head = jax.vjp(lambda features: self._class_maps(features, classes), self.features)
-        seeds = self.rule.seed(z)
-
-        def one(unit: Array) -> Array:
-            return self.pull(*pull_head(seeds * unit))[0]
-
-        return ClassResponse(jax.vmap(one)(jnp.eye(z.shape[-1], dtype=z.dtype)), scores_of(z))
+        seeds, units = self.rule.seed(z), jnp.eye(z.shape[-1], dtype=z.dtype)
+        return jax.vmap(lambda unit: pull(*pull_head(seeds * unit)))(units), scores_of(z)
 
     def scores(self, class_block: int | None) -> Float[Array, "B K"]:
         """Returns every class's score, forward only."""
@@ -136,8 +140,7 @@ class ClassBackprop(NamedTuple):
         blocks = self._blocks(classes, class_block)
         check_threads(blocks.shape[0] * blocks.shape[-1] * self.layers)
         if len(blocks) > 1 and class_block is None and jax.default_backend() == "cpu":
-            many = _MANY_PIXELS // _default_block(self.image_shape)
-            parts = cut(lambda response: self.pull(response)[0], self.features, many)
+            parts = cut(self._to_images, self.features, _MANY_PIXELS // blocks.shape[-1])
             if parts is not None:
                 return self._loop_in_two_parts(parts, step, carry, self._blocks(classes, None, _TOGETHER))
 
@@ -158,10 +161,8 @@ class ClassBackprop(NamedTuple):
         groups = blocks.reshape(-1, size, *blocks.shape[1:])
 
         def first(ids: Array) -> tuple[list[Array], Array]:
-            z, pull_head = jax.vjp(lambda features: self._class_maps(features, _side_by_side(ids)), self.features)
-            seeds, units = self.rule.seed(z), jnp.eye(z.shape[-1], dtype=z.dtype)
-            values = jax.vmap(lambda unit: parts.first(pull_head(seeds * unit)[0]))(units)
-            scores = jnp.moveaxis(scores_of(z).reshape(-1, size, ids.shape[-1]), 1, 0)
+            values, scores = self._passed_back(_side_by_side(ids), parts.first)
+            scores = jnp.moveaxis(scores.reshape(-1, size, ids.shape[-1]), 1, 0)
             return [value.reshape(size, -1, *value.shape[1:]) for value in values], scores
 
         def second(carried: _Carry, given: tuple[Array, tuple[list[Array], Array]]) -> tuple[_Carry, Any]:
@@ -246,7 +247,7 @@ def _unblock(stacked: Float[Array, "n_blocks B block"], count: int) -> Float[Arr
     return jnp.moveaxis(stacked, 0, 1).reshape(stacked.shape[1], -1)[:, :count]
 
 
-def _default_block(image_shape: tuple[Any, ...], classes: int = _MOST_CLASSES) -> int:
+def _default_block(image_shape: tuple[Any, ...], classes: int) -> int:
     """Returns how many of so many classes to work on at once on the default device.
 
     One class where a number in the shape of the images, those of the whole batch, is a symbol, as in an exported

@@ -50,8 +50,9 @@ class _Rounds:
         # The number of the equation that each variable comes from.
         made_by = {var: number for number, eqn in enumerate(opened.jaxpr.eqns) for var in eqn.outvars}
         self._opened = opened
-        self._summed = _sums_of_channels(opened.jaxpr, made_by)
-        self._rectified = _positive_parts(opened.jaxpr, made_by)
+        uses = _uses(opened.jaxpr)
+        self._summed = _sums_of_channels(opened.jaxpr, made_by, uses)
+        self._rectified = _positive_parts(opened.jaxpr, made_by, uses)
         self._wanted = _ancestors_of_kernels(opened.jaxpr, made_by)
         self._convolutions = {
             number: Convolution(eqn, summed=number in self._summed, rectified=number in self._rectified.values())
@@ -89,9 +90,8 @@ class _Rounds:
         return jaxprs.bind(eqn, operands)
 
 
-def _sums_of_channels(jaxpr: Any, made_by: Mapping[Any, int]) -> frozenset[int]:
+def _sums_of_channels(jaxpr: Any, made_by: Mapping[Any, int], uses: Mapping[Any, int]) -> frozenset[int]:
     """The convolutions of which only the sum over the channels is used, and the reshapes between them and the sum."""
-    uses = _uses(jaxpr)
     found: set[int] = set()
     for eqn in jaxpr.eqns:
         last = len(eqn.invars[0].aval.shape) - 1 if eqn.primitive.name == "reduce_sum" else -1
@@ -103,9 +103,8 @@ def _sums_of_channels(jaxpr: Any, made_by: Mapping[Any, int]) -> frozenset[int]:
     return frozenset(found)
 
 
-def _positive_parts(jaxpr: Any, made_by: Mapping[Any, int]) -> dict[int, int]:
+def _positive_parts(jaxpr: Any, made_by: Mapping[Any, int], uses: Mapping[Any, int]) -> dict[int, int]:
     """The maxima with zero of all that is used of a convolution, and which convolution that is."""
-    uses = _uses(jaxpr)
     found: dict[int, int] = {}
     for number, eqn in enumerate(jaxpr.eqns):
         if eqn.primitive.name == "max" and _is_zero(eqn.invars[1]) and is_wide(eqn):

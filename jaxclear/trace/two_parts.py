@@ -37,12 +37,11 @@ def cut(function: Callable[[Any], Any], example: Any, pixels: int) -> TwoParts |
     jaxpr = opened.jaxpr
     if jaxpr.effects:
         return None
-    moving = _equations_that_move(jaxpr)
-    sizes = {number: _pixels(jaxpr.eqns[number]) for number in sorted(moving)}
+    sizes = {number: _pixels(jaxpr.eqns[number]) for number in _equations_that_move(jaxpr)}
     position = next((number for number, size in sizes.items() if size >= pixels), None)
     if position is None or not any(size for number, size in sizes.items() if number < position):
         return None
-    later = [jaxpr.eqns[number].invars for number in moving if number >= position]
+    later = [jaxpr.eqns[number].invars for number in sizes if number >= position]
     wanted = {atom for atoms in [*later, jaxpr.outvars] for atom in atoms if not jaxprs.is_literal(atom)}
     passed = [var for var in jaxpr.invars if var in wanted]
     passed += [var for number in sizes if number < position for var in jaxpr.eqns[number].outvars if var in wanted]
@@ -51,7 +50,7 @@ def cut(function: Callable[[Any], Any], example: Any, pixels: int) -> TwoParts |
         found: dict[Any, Any] = dict(zip(jaxpr.invars, [value], strict=True))
 
         def evaluate(number: int, eqn: Any, operands: list[Any]) -> Sequence[Any]:
-            if number in moving and number >= position:
+            if number in sizes and number >= position:
                 return [None] * len(eqn.outvars)
             results = jaxprs.bind(eqn, operands)
             found.update(zip(eqn.outvars, results, strict=True))
@@ -64,7 +63,7 @@ def cut(function: Callable[[Any], Any], example: Any, pixels: int) -> TwoParts |
         given = dict(zip(passed, values, strict=True))
 
         def evaluate(number: int, eqn: Any, operands: list[Any]) -> Sequence[Any]:
-            if number in moving and number < position:
+            if number in sizes and number < position:
                 return [given.get(var) for var in eqn.outvars]
             return jaxprs.bind(eqn, operands)
 
@@ -73,15 +72,15 @@ def cut(function: Callable[[Any], Any], example: Any, pixels: int) -> TwoParts |
     return TwoParts(first, second)
 
 
-def _equations_that_move(jaxpr: Any) -> frozenset[int]:
-    """The equations whose results depend on the arguments; the others are the same in every call."""
+def _equations_that_move(jaxpr: Any) -> list[int]:
+    """The equations whose results depend on the arguments, in order; the others are the same in every call."""
     depends = set(jaxpr.invars)
-    found = set()
+    found = []
     for number, eqn in enumerate(jaxpr.eqns):
         if any(not jaxprs.is_literal(atom) and atom in depends for atom in eqn.invars):
-            found.add(number)
+            found.append(number)
             depends.update(eqn.outvars)
-    return frozenset(found)
+    return found
 
 
 def _pixels(eqn: Any) -> float:
