@@ -24,6 +24,7 @@ QUESTIONS = (
     "clear",
     "class_blocks",
     "image_blocks",
+    "winograd",
     "bfloat16",
     "fingerprint",
     "classify",

@@ -30,7 +30,8 @@ BALLS = 0.2
 """Share of the training examples that are balls of atoms instead of parallelepipeds."""
 SIZES = (160, 224)
 """Padded sizes in training: the atoms of a cluster and a tenth more."""
-_CHUNK = 256
+_CHUNK, _STEP = 256, 16
+"""Structures in one call at most, and the step of their number below: each number is compiled by itself."""
 
 
 class Roles(NamedTuple):
@@ -150,7 +151,7 @@ def damaged_batches(
     images = np.zeros((len(clusters), 64, 64, 3), np.float32)
     for part in scaled(clusters):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), part.atoms.species.shape[1]), len(part.rows))
-        size = min(_CHUNK, len(part.rows))
+        size = min(_CHUNK, -(-len(part.rows) // _STEP) * _STEP)
         for start in range(0, len(part.rows), _CHUNK):
             chosen = np.resize(np.arange(start, min(start + _CHUNK, len(part.rows))), size)
             atoms = PaddedAtoms(*(values[chosen] for values in part.atoms))

@@ -11,6 +11,7 @@ Own figure: experiments/results/train_length_scale.json, on elements kept out of
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from experiments.crystal_study import Labelled, equal_counts, evenly, labelled, piece, random_damage, roles, scaled
 from experiments.records import command, provenance
@@ -89,8 +90,8 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     test = parts.test[~study.dataset.near_degenerate[parts.test]]
     figures = {}
     for number, (name, (sigma, missing)) in enumerate(COLUMNS.items(), start=1):
-        damage = _column(sigma, missing)
-        tested, truth = _examples(study, test, config.tested, config.seed + number, damage)
+        seed = config.seed + number
+        tested, truth = _examples(study, test, config.tested, seed, _of_column, sigma, missing)
         figures[name] = {
             "mean of nearest neighbours": _errors(-truth),
             "scale network": _errors(np.asarray(ScaleNetwork().apply(variables, tested)) - truth),
@@ -109,38 +110,40 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     return results
 
 
-def _column(sigma: float, missing: float) -> Any:
+def _of_column(
+    key: Key[Array, ""], atoms: PaddedAtoms, species: Array, sigma: Float[Array, ""], missing: Float[Array, ""]
+) -> PaddedAtoms:
     """The damage of one column of the results."""
+    first, second = jax.random.split(key)
+    return remove(second, displace(first, atoms, sigma), count_of(atoms, missing))
 
-    def damage(key: jax.Array, atoms: PaddedAtoms, species: jax.Array) -> PaddedAtoms:
-        first, second = jax.random.split(key)
-        return remove(second, displace(first, atoms, sigma), count_of(atoms, missing))
 
-    return damage
+@functools.partial(jax.jit, static_argnames="damage")
+def _measured(
+    keys: Key[Array, " n"], atoms: PaddedAtoms, amounts: tuple[float, ...], *, damage: Any
+) -> tuple[Float[Array, "n F"], Float[Array, " n"]]:
+    """Features of structures after `damage`, and the means of their nearest-neighbour distances."""
+
+    def one(pair: Any) -> Any:
+        damaged = damage(*pair, jnp.arange(1, 99), *amounts)
+        return pair_features(damaged.positions, damaged.occupancies)
+
+    return jax.lax.map(one, (keys, atoms))
 
 
 def _examples(
-    study: Labelled, rows: Int[np.ndarray, " n"], count: int, seed: int, damage: Any
+    study: Labelled, rows: Int[np.ndarray, " n"], count: int, seed: int, damage: Any, *amounts: float
 ) -> tuple[Float[np.ndarray, "count features"], Float[np.ndarray, " count"]]:
     """Features and targets of structures drawn equally from the classes, each damaged on its own."""
     rng = np.random.default_rng(seed)
     drawn = evenly(study, rows, equal_counts(count), rng)
-
-    @jax.jit
-    def made(keys: jax.Array, atoms: PaddedAtoms) -> Any:
-        def one(pair: Any) -> Any:
-            damaged = damage(*pair, jnp.arange(1, 99))
-            return pair_features(damaged.positions, damaged.occupancies)
-
-        return jax.lax.map(one, (keys, atoms))
-
     features, targets = [], []
     for part in scaled([piece(study, row, rng) for row in drawn.tolist()]):
         if len(part.rows):
             keys = jax.random.split(
                 jax.random.fold_in(jax.random.key(seed), part.atoms.species.shape[1]), len(part.rows)
             )
-            found, mean = made(keys, part.atoms)
+            found, mean = _measured(keys, part.atoms, amounts, damage=damage)
             features.append(np.asarray(found))
             targets.append(-np.log(np.asarray(mean)))
     return np.concatenate(features), np.concatenate(targets)

@@ -147,7 +147,7 @@ class ClassBackprop(NamedTuple):
         def body(carried: _Carry, ids: Array) -> tuple[_Carry, Any]:
             return step(carried, ids, self.respond(ids))
 
-        return _scan(loop_body(body, carry, blocks[0]), carry, blocks)
+        return _scan(loop_body(body, carry, blocks[0], rounds=len(blocks)), carry, blocks)
 
     def _loop_in_two_parts(
         self,
@@ -170,12 +170,12 @@ class ClassBackprop(NamedTuple):
             return step(carried, ids, ClassResponse(jax.vmap(parts.second)(values), scores))
 
         example = jax.eval_shape(lambda ids: jax.tree.map(lambda leaf: leaf[0], first(ids)), groups[0])
-        each = loop_body(second, carry, (groups[0, 0], example))
+        each = loop_body(second, carry, (groups[0, 0], example), rounds=len(blocks))
 
         def body(carried: _Carry, ids: Array) -> tuple[_Carry, Any]:
             return _scan(each, carried, (ids, first(ids)))
 
-        carry, found = _scan(loop_body(body, carry, groups[0]), carry, groups, unroll=1)
+        carry, found = _scan(loop_body(body, carry, groups[0], rounds=len(groups)), carry, groups, unroll=1)
         return carry, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
 
     def fold(

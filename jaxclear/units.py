@@ -110,7 +110,7 @@ def unit_responses(
             return pull(seeds * mask.reshape(z.shape[0], *[1] * (z.ndim - 2), z.shape[-1]))[0]
 
         check_threads(chosen.shape[-1] * len(program.layers))
-        responses = lax.map(loop_body(respond, chosen.T[0]), chosen.T)
+        responses = lax.map(loop_body(respond, chosen.T[0], rounds=chosen.shape[-1]), chosen.T)
         return UnitResponses(responses, chosen, activations, responses.max(axis=0))
 
     return transformation(apply, resolved, core, image_block=image_block, out_axes=UnitResponses._make((1, 0, 0, 0)))

@@ -28,6 +28,7 @@ from benchmarks import (
     bench_memory,
     bench_spglib,
     bench_training,
+    bench_winograd,
     blocks,
     networks,
     timing,
@@ -194,6 +195,17 @@ def test_blocks_that_give_another_map_are_not_timed(small):
     compared.add("wrong", jaxclear.clear_map(small.apply, rule="deconvnet"))
     with pytest.raises(timing.Disagreement, match="blocks of wrong, small"):
         compared.rows(1)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU convolves in tiles")
+def test_tiles_are_compared_with_the_convolution_itself(monkeypatch):
+    row = bench_winograd.bench(1, 6, 4, 3, rounds=1, budget=1)
+    assert set(row) == set(bench_winograd.COLUMNS)
+    assert row["taken"] == "no"
+    assert row["times"] == pytest.approx(row["direct_ms"] / row["tiles_ms"])
+    monkeypatch.setattr(bench_winograd.winograd, "kernels", lambda kernel: [jnp.zeros((3, 4))] * 16)
+    with pytest.raises(timing.Disagreement, match="1 x 6², 3 to 4"):
+        bench_winograd.bench(1, 6, 4, 3, rounds=1, budget=1)
 
 
 def test_changes_of_a_map_are_counted():

@@ -3,13 +3,15 @@
 The transpose of a convolution comes from JAX with its kernel's axes exchanged in the dimension numbers. XLA rewrites
 such a convolution to its canonical layout, but only outside of loops; inside one, a CPU falls back to a generic kernel
 that is tens of times slower. Here the axes are exchanged by transposes instead. On a CPU there are other ways besides
-for a gradient with a stride (:mod:`jaxclear.trace.transposed`), for few channels (:mod:`jaxclear.trace.thin`) and for
-several threads (:mod:`jaxclear.trace.all_threads`); an accelerator's library of convolutions knows its own.
+for a gradient with a stride (:mod:`jaxclear.trace.transposed`), for few channels (:mod:`jaxclear.trace.thin`), for many
+(:mod:`jaxclear.trace.winograd`) and for several threads (:mod:`jaxclear.trace.all_threads`); an accelerator's library
+of convolutions knows its own.
 
 All that is done to the kernel is apart from what is done to the images, so that it can be done once, before a loop.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxclear.trace import all_threads, jaxprs, thin
+from jaxclear.trace import all_threads, jaxprs, thin, winograd
 from jaxclear.trace.transposed import Transposed
 
 PRIMITIVE = "conv_general_dilated"
@@ -31,9 +33,10 @@ class Convolution:
         eqn: the equation.
         summed: whether the sum over the result's channels, which are its last axis, is wanted instead, as one channel.
         rectified: whether the positive part of the result is wanted instead.
+        rounds: how often as many images are convolved with the same kernel.
     """
 
-    def __init__(self, eqn: Any, *, summed: bool = False, rectified: bool = False):
+    def __init__(self, eqn: Any, *, summed: bool = False, rectified: bool = False, rounds: int = 1):
         numbers = eqn.params["dimension_numbers"]
         shape = np.array(eqn.invars[1].aval.shape)[list(numbers.rhs_spec)]
         self._eqn, self._summed, self._floor = eqn, summed, 0.0 if rectified else all_threads.NO_FLOOR
@@ -49,12 +52,15 @@ class Convolution:
             self._transposed = Transposed(self._taps, self._filters, dilation=dilation, padding=padding)
         self._thin = other_ways and not self._zeros_between and self._across > 1 and is_wide(eqn)
         self._into_one = self._thin and self._filters == 1
+        self._in_tiles = other_ways and not self._zeros_between and self._gains_in_tiles(int(shape[1]), rounds)
 
     def kernels(self, kernel: Array) -> list[Array]:
         """Returns what the images are convolved with, in the layout for it."""
         laid_out = self._laid_out(kernel)
         if self._transposed is not None:
             return self._transposed.kernels(laid_out)
+        if self._in_tiles:
+            return winograd.kernels(laid_out)
         return [thin.beside(laid_out) if self._into_one else laid_out]
 
     def __call__(self, images: Array, kernels: Sequence[Array]) -> Array:
@@ -65,6 +71,8 @@ class Convolution:
             out = _at_least(self._transposed(self._dense, images, kernels), self._floor)
         elif self._into_one:
             out = _at_least(thin.into_one_channel(self._dense, images, kernels[0], padding), self._floor)
+        elif self._in_tiles:
+            out = _at_least(winograd.convolve(images, kernels, padding), self._floor)
         elif self._zeros_between:
             out = _at_least(self._bind(images, kernels[0]), self._floor)
         else:
@@ -94,6 +102,14 @@ class Convolution:
 
         convolve.defjvp(derivative, symbolic_zeros=True)
         return convolve(images, kernel)
+
+    def _gains_in_tiles(self, channels: int, rounds: int) -> bool:
+        out = self._eqn.outvars[0].aval
+        known = all(isinstance(size, int) for size in out.shape)  # a symbol, when exported
+        if not known or any(atom.aval.dtype != jnp.float32 for atom in (*self._eqn.invars, *self._eqn.outvars)):
+            return False
+        pixels = math.prod(out.shape) // out.shape[self._eqn.params["dimension_numbers"].out_spec[1]]
+        return winograd.is_faster(self._taps, (channels, self._filters), rounds * pixels)
 
     def _laid_out(self, kernel: Array) -> Array:
         laid_out = _moved(kernel, self._eqn.params["dimension_numbers"].rhs_spec, self._input_output)

@@ -21,7 +21,7 @@ _IN_THE_LOOP = object()
 """Stands for a value that every round computes."""
 
 
-def loop_body(function: Callable[..., Any], *examples: Any) -> Callable[..., Any]:
+def loop_body(function: Callable[..., Any], *examples: Any, rounds: int = 1) -> Callable[..., Any]:
     """Returns `function` with the values that it has, computed as this module says.
 
     Call it outside of the loop.
@@ -29,16 +29,17 @@ def loop_body(function: Callable[..., Any], *examples: Any) -> Callable[..., Any
     Args:
         function: of trees of arrays; it may close over others.
         examples: arguments like those of each round; only their types matter.
+        rounds: of the loop. Where there are many, more is done before it.
     """
     leaves, treedef = jax.tree_util.tree_flatten(examples)
     opened, out_tree = jaxprs.trace_inlined(lambda *arrays: function(*treedef.unflatten(arrays)), leaves)
-    rounds = _Rounds(opened)
+    each_round = _Rounds(opened, rounds)
 
     def body(*args: Any) -> Any:
         found, given = jax.tree_util.tree_flatten(args)
         if given != treedef:
             raise TypeError(f"expected arguments {treedef}, got {given}")
-        return out_tree.unflatten(rounds(found))
+        return out_tree.unflatten(each_round(found))
 
     return body
 
@@ -46,19 +47,15 @@ def loop_body(function: Callable[..., Any], *examples: Any) -> Callable[..., Any
 class _Rounds:
     """A jaxpr without calls, and by the number of the equation what was computed before the first round."""
 
-    def __init__(self, opened: jaxprs.OpenJaxpr):
+    def __init__(self, opened: jaxprs.OpenJaxpr, rounds: int):
         # The number of the equation that each variable comes from.
         made_by = {var: number for number, eqn in enumerate(opened.jaxpr.eqns) for var in eqn.outvars}
-        self._opened = opened
+        self._opened, self._number_of_rounds = opened, rounds
         uses = _uses(opened.jaxpr)
         self._summed = _sums_of_channels(opened.jaxpr, made_by, uses)
         self._rectified = _positive_parts(opened.jaxpr, made_by, uses)
         self._wanted = _ancestors_of_kernels(opened.jaxpr, made_by)
-        self._convolutions = {
-            number: Convolution(eqn, summed=number in self._summed, rectified=number in self._rectified.values())
-            for number, eqn in enumerate(opened.jaxpr.eqns)
-            if eqn.primitive.name == PRIMITIVE
-        }
+        self._convolutions: dict[int, Convolution] = {}
         self._values: dict[int, Sequence[Any]] = {}
         self._kernels: dict[int, list[Any]] = {}
         jaxprs.interpret(opened, [_IN_THE_LOOP] * len(opened.jaxpr.invars), self._before)
@@ -69,12 +66,19 @@ class _Rounds:
 
     def _before(self, number: int, eqn: Any, operands: list[Any]) -> Sequence[Any]:
         inside = any(operand is _IN_THE_LOOP for operand in operands)
-        if inside and number in self._convolutions and operands[1] is not _IN_THE_LOOP:
-            self._kernels[number] = self._convolutions[number].kernels(operands[1])
+        if eqn.primitive.name == PRIMITIVE:
+            self._convolutions[number] = self._convolution(number, eqn, kernel_is_known=operands[1] is not _IN_THE_LOOP)
+            if inside and operands[1] is not _IN_THE_LOOP:
+                self._kernels[number] = self._convolutions[number].kernels(operands[1])
         if inside or number not in self._wanted or eqn.effects:
             return [_IN_THE_LOOP] * len(eqn.outvars)
         self._values[number] = self._inside(number, eqn, operands)
         return self._values[number]
+
+    def _convolution(self, number: int, eqn: Any, *, kernel_is_known: bool) -> Convolution:
+        rectified = number in self._rectified.values()
+        rounds = self._number_of_rounds if kernel_is_known else 1
+        return Convolution(eqn, summed=number in self._summed, rectified=rectified, rounds=rounds)
 
     def _inside(self, number: int, eqn: Any, operands: list[Any]) -> Sequence[Any]:
         if number in self._values:

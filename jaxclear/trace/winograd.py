@@ -1,0 +1,98 @@
+"""Convolutions by 3x3 kernels of many channels with 16 multiplications for every 36.
+
+Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR
+2016): tiles of 4x4 pixels and the kernel are transformed by sums, multiplied number by number, and what comes out are
+the 2x2 pixels in the middle of the tile. All multiplications of one place of the tiles are a matrix product over the
+channels.
+
+The values are those of the convolution but for the order of sums. Where all that a pixel is computed from is zero, it
+is exactly zero, as a pixel without a response has to be; larger tiles, F(4x4, 3x3), are faster, but there it is not.
+
+Images are (B, H, W, C), kernels (3, 3, C, F); there is no stride and no dilation.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+TAPS = (3, 3)
+
+_PLACES = 4  # of a tile, along each axis
+_STEP = 2  # from tile to tile, which is the pixels that come out of one
+
+# From these sizes on a CPU is faster this way: benchmarks/bench_winograd.py.
+_CHANNELS = 128
+_PIXELS_A_KERNEL = 2**10
+
+
+def is_faster(taps: Sequence[int], channels: Sequence[int], pixels: int) -> bool:
+    """Whether a CPU gains, the kernel's transformation included.
+
+    Args:
+        taps: of the kernel, along each axis.
+        channels: of the images and of the result.
+        pixels: of all results that are computed with the same kernel.
+    """
+    return tuple(taps) == TAPS and min(channels) >= _CHANNELS and pixels >= _PIXELS_A_KERNEL
+
+
+def kernels(kernel: Array) -> list[Array]:
+    """Returns the matrices (C, F) of the 16 places of a tile, row by row."""
+    rows = _of_kernel(list(kernel))
+    return [place for row in rows for place in _of_kernel(list(row))]
+
+
+def convolve(images: Array, kernels: Sequence[Array], padding: Sequence[tuple[int, int]]) -> Array:
+    """Returns the convolution.
+
+    Args:
+        images: (B, H, W, C).
+        kernels: as the function `kernels` returns them.
+        padding: zeros before and after each axis; a negative number takes pixels away.
+    """
+    height, width = (size + sum(edges) - 2 for size, edges in zip(images.shape[1:3], padding, strict=True))
+    down, across = -(-height // _STEP), -(-width // _STEP)
+    padded = _with_edges(images, padding, (down, across))
+    batch, channels, filters = images.shape[0], *kernels[0].shape
+
+    rows = _of_tile([_every_second(padded, place, down, axis=1) for place in range(_PLACES)])
+    tiles = [_of_tile([_every_second(row, place, across, axis=2) for place in range(_PLACES)]) for row in rows]
+    places = [place.reshape(-1, channels) for row in tiles for place in row]
+    products = [
+        (place @ matrix).reshape(batch, down, across, filters) for place, matrix in zip(places, kernels, strict=True)
+    ]
+    columns = [_of_products(products[first : first + _PLACES]) for first in range(0, _PLACES**2, _PLACES)]
+    pixels = zip(*(_of_products(list(column)) for column in zip(*columns, strict=True)), strict=True)
+    out = jnp.stack([jnp.stack(row, axis=3) for row in pixels], axis=2)
+    return out.reshape(batch, _STEP * down, _STEP * across, filters)[:, :height, :width]
+
+
+def _of_kernel(taps: Sequence[Array]) -> list[Array]:
+    first, middle, last = taps
+    ends = first + last
+    return [first, (ends + middle) / 2, (ends - middle) / 2, last]
+
+
+def _of_tile(pixels: Sequence[Array]) -> list[Array]:
+    first, second, third, fourth = pixels
+    return [first - third, second + third, third - second, second - fourth]
+
+
+def _of_products(places: Sequence[Array]) -> list[Array]:
+    first, second, third, fourth = places
+    return [first + second + third, second - third - fourth]
+
+
+def _every_second(images: Array, start: int, count: int, axis: int) -> Array:
+    return lax.slice_in_dim(images, start, start + _STEP * count - 1, stride=_STEP, axis=axis)
+
+
+def _with_edges(images: Array, padding: Sequence[tuple[int, int]], tiles: Sequence[int]) -> Array:
+    """Images with zeros around, as many pixels as the tiles have."""
+    edges = [
+        (before, _STEP * count + _PLACES - _STEP - size - before, 0)
+        for size, (before, _), count in zip(images.shape[1:3], padding, tiles, strict=True)
+    ]
+    return lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *edges, (0, 0, 0)])

@@ -1,0 +1,131 @@
+"""Convolutions of many channels in tiles: against the definition in float64, and where a loop takes them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+import jaxclear
+import reference
+from jaxclear.trace import loop_body, winograd
+from jaxclear.trace.convolutions import PRIMITIVE
+from networks import to_jax
+
+ON_CPU = jax.default_backend() == "cpu"
+MANY = 128
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+axis = st.tuples(st.integers(1, 7), st.integers(-1, 4), st.integers(-1, 4))
+"""Pixels, and zeros before and after."""
+
+
+def numbers(shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def convolution(images, kernel, padding):
+    """The definition in loops, float64."""
+    layer = reference.Conv(np.asarray(kernel, np.float64), np.zeros(kernel.shape[-1]), padding=tuple(padding))
+    return np.stack([layer.forward(np.asarray(image, np.float64)) for image in images])
+
+
+@settings(deadline=None, max_examples=20)
+@given(axis, axis, st.integers(1, 3), st.integers(1, 3), st.integers(0, 99))
+def test_tiles_give_the_convolution(rows, columns, channels, filters, seed):
+    padding = [axis[1:] for axis in (rows, columns)]
+    assume(all(axis[0] + min(axis[1:]) > 0 and sum(axis) > 2 for axis in (rows, columns)))
+    images, kernel = numbers((2, rows[0], columns[0], channels), seed), numbers((3, 3, channels, filters), seed + 1)
+    found = winograd.convolve(images, winograd.kernels(kernel), padding)
+    expected = convolution(images, kernel, padding)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 9), st.integers(1, 9), st.floats(0, 1), st.integers(0, 99))
+def test_nothing_comes_of_nothing(height, width, share, seed):
+    """A pixel all of whose 3x3 neighbours are zero is zero: exactly, not but for rounding."""
+    rng = np.random.default_rng(seed)
+    images = 1e3 * rng.normal(size=(1, height, width, 5)) * (rng.random((1, height, width, 1)) < share)
+    found = winograd.convolve(
+        jnp.asarray(images, jnp.float32), winograd.kernels(numbers((3, 3, 5, 4), seed)), [(1, 1), (1, 1)]
+    )
+    reached = convolution((images != 0).any(axis=-1, keepdims=True), np.ones((3, 3, 1, 1)), [(1, 1), (1, 1)])
+    assert not np.asarray(found)[reached[..., 0] == 0].any()
+
+
+def pulled(channels=MANY, filters=MANY, taps=(3, 3), stride=1, dtype=jnp.float32):
+    """A function of a factor: a response passed back through one convolution."""
+    kernel = numbers((*taps, channels, filters)).astype(dtype) / channels**0.5
+    images = numbers((2, 8, 7, channels), 1).astype(dtype)
+    out, pull = jax.vjp(
+        lambda x: lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=LAYOUT), images
+    )
+    return lambda factor: pull(factor.astype(dtype) * out)[0]
+
+
+def counted(jaxpr, name):
+    return sum(eqn.primitive.name == name for eqn in jaxpr.eqns)
+
+
+def body_of_loop(function, rounds):
+    """The jaxpr of a round, in a loop with as many as said."""
+    looped = jax.make_jaxpr(lambda xs: lax.map(loop_body(function, xs[0], rounds=rounds), xs))(jnp.ones(2))
+    (scan,) = [eqn for eqn in looped.jaxpr.eqns if eqn.primitive.name == "scan"]
+    return scan.params["jaxpr"].jaxpr
+
+
+@pytest.mark.skipif(not ON_CPU, reason="a GPU's library of convolutions knows its own ways")
+@pytest.mark.parametrize(
+    ("settings", "rounds", "in_tiles"),
+    [
+        ({}, 16, True),
+        ({"channels": MANY + 3}, 16, True),
+        ({}, 2, False),
+        ({"channels": MANY - 1}, 16, False),
+        ({"filters": MANY - 1}, 16, False),
+        ({"taps": (1, 1)}, 16, False),
+        ({"taps": (3, 5)}, 16, False),
+        ({"stride": 2}, 16, False),
+        ({"dtype": jnp.bfloat16}, 16, False),
+    ],
+)
+def test_a_loop_takes_tiles_where_they_pay(settings, rounds, in_tiles):
+    function = pulled(**settings)
+    body = body_of_loop(function, rounds)
+    assert (counted(body, "dot_general"), counted(body, PRIMITIVE)) == (16, 0) if in_tiles else counted(body, PRIMITIVE)
+    factor = jnp.float32(-1.5)
+    found, expected = loop_body(function, factor, rounds=rounds)(factor), function(factor)
+    np.testing.assert_allclose(found.astype(jnp.float32), expected.astype(jnp.float32), atol=1e-4)
+
+
+@pytest.mark.skipif(not ON_CPU, reason="a GPU's library of convolutions knows its own ways")
+def test_a_kernel_of_each_round_is_not_transformed():
+    images = numbers((2, 8, 7, MANY))
+
+    def function(factor):
+        kernel = factor * jnp.ones((3, 3, MANY, MANY))
+        return lax.conv_general_dilated(images * factor, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT)
+
+    body = body_of_loop(function, rounds=10**4)
+    assert counted(body, PRIMITIVE) == 1
+    assert counted(body, "dot_general") == 0
+
+
+@pytest.mark.parametrize("rule", ["guided", "deconvnet", "backprop"])
+def test_responses_through_tiles_are_those_of_the_twin(rule):
+    rng, layers, channels = np.random.default_rng(0), [], 3
+    for filters in (MANY, MANY, 12):
+        kernel = rng.normal(size=(3, 3, channels, filters)) / (9 * channels) ** 0.5
+        layers += [reference.Conv(kernel, np.zeros(filters), padding=((1, 1), (1, 1))), reference.Relu()]
+        channels = filters
+    apply, variables = to_jax(layers)
+    image = rng.normal(size=(9, 11, 3))
+    responses = jaxclear.class_responses(apply, rule=rule)
+    images = jnp.asarray(image, jnp.float32)[None]
+    if ON_CPU:
+        assert "dot_general" in str(jax.make_jaxpr(responses)(variables, images))
+    expected = reference.class_responses(layers, image, rule)
+    np.testing.assert_allclose(responses(variables, images)[:, 0], expected, atol=1e-5 * np.abs(expected).max())
