@@ -219,7 +219,7 @@ def test_statistics_of_the_batch_are_seen():
     assert not keeps_images_apart(*flax_network(Normalised(train=True)), jnp.zeros(SHAPE), PART)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(random_networks())
 def test_random_networks_leave_images_apart(drawn):
     layers, images = drawn

@@ -18,7 +18,7 @@ def scale(layers, image, rule):
 
 
 @pytest.mark.parametrize("rule", list(jaxclear.RULES))
-@settings(deadline=None, max_examples=25, derandomize=True)
+@settings(deadline=None, max_examples=12, derandomize=True)
 @given(network=random_networks())
 def test_every_rule_equals_its_plain_loop_twin(rule, network):
     layers, images = network
@@ -28,7 +28,7 @@ def test_every_rule_equals_its_plain_loop_twin(rule, network):
     np.testing.assert_allclose(responses, expected, atol=1e-5 * scale(layers, images[0], rule))
 
 
-@settings(deadline=None, max_examples=20, derandomize=True)
+@settings(deadline=None, max_examples=12, derandomize=True)
 @given(network=random_networks(), rule=st.sampled_from(list(jaxclear.RULES)))
 def test_one_class_at_a_time_equals_the_twin_too(network, rule):
     layers, images = network
@@ -38,7 +38,7 @@ def test_one_class_at_a_time_equals_the_twin_too(network, rule):
     np.testing.assert_allclose(responses, expected, atol=1e-5 * scale(layers, images[0], rule))
 
 
-@settings(deadline=None, max_examples=20, derandomize=True)
+@settings(deadline=None, max_examples=12, derandomize=True)
 @given(network=random_networks())
 def test_forward_values_are_bit_identical(network):
     layers, images = network

@@ -32,7 +32,7 @@ def convolution(images, kernel, padding):
     return np.stack([layer.forward(np.asarray(image, np.float64)) for image in images])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(axis, axis, st.integers(1, 3), st.integers(1, 3), st.integers(0, 99))
 def test_tiles_give_the_convolution(rows, columns, channels, filters, seed):
     padding = [axis[1:] for axis in (rows, columns)]
@@ -43,7 +43,7 @@ def test_tiles_give_the_convolution(rows, columns, channels, filters, seed):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(st.integers(1, 9), st.integers(1, 9), st.floats(0, 1), st.integers(0, 99))
 def test_nothing_comes_of_nothing(height, width, share, seed):
     """A pixel all of whose 3x3 neighbours are zero is zero: exactly, not but for rounding."""
