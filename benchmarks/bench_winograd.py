@@ -5,8 +5,8 @@
 A response passed back through a 3x3 convolution in a loop, as over classes, directly and in tiles, at the sizes of the
 layers of VGG and ResNet. Both must agree to 1e-5 of the largest value before they are timed in turn. `direct_ms` and
 `tiles_ms` are a round's; `times` is how much faster tiles are, without the transformation of the kernel, which takes
-`kernel_ms` once a loop; with it they are faster from `pays_from` pixels on, those of all rounds. The last columns are
-what the library does by itself in a loop of as many rounds as VGG has in a map of 16 classes.
+`kernel_ms` once a loop; with it they are faster from `pays_from` pixels on, those of all rounds. `taken` says whether
+the library does so by itself for one image and 16 classes.
 """
 
 import argparse
@@ -29,6 +29,7 @@ COLUMNS = {
     **{"spread": ".0%", "times": ".2f", "kernel_ms": ".2f", "pays_from": "d", "taken": "s"},
 }
 ROUNDS = 8
+CLASSES = 16
 SIZES = (
     *((1, 224, 64, 64), (1, 112, 64, 128), (1, 112, 128, 128), (1, 56, 64, 64), (1, 56, 128, 256), (1, 56, 256, 256)),
     *((1, 28, 128, 128), (1, 28, 256, 512), (1, 28, 512, 512), (1, 14, 256, 256), (1, 14, 512, 512), (8, 14, 512, 512)),
@@ -71,7 +72,7 @@ def bench(images: int, side: int, channels: int, filters: int, *, rounds: int, b
     alone = 1e3 * times["kernel"].median
     each = {way: (1e3 * times[way].median - (alone if way == "tiles" else 0)) / ROUNDS for way in ("direct", "tiles")}
     pixels, gain = images * side**2, each["direct"] - each["tiles"]
-    taken = winograd.is_faster(winograd.TAPS, (channels, filters), 16 * side**2)
+    taken = winograd.is_faster(winograd.TAPS, (channels, filters), pixels, CLASSES // images)
     return {
         **{"images": images, "side": side, "channels": channels, "filters": filters},
         **{f"{way}_ms": ms for way, ms in each.items()},

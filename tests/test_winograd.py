@@ -56,10 +56,10 @@ def test_nothing_comes_of_nothing(height, width, share, seed):
     assert not np.asarray(found)[reached[..., 0] == 0].any()
 
 
-def pulled(channels=MANY, filters=MANY, taps=(3, 3), stride=1, dtype=jnp.float32):
+def pulled(channels=MANY, filters=MANY, taps=(3, 3), size=(8, 9), stride=1, dtype=jnp.float32):
     """A function of a factor: a response passed back through one convolution."""
     kernel = numbers((*taps, channels, filters)).astype(dtype) / channels**0.5
-    images = numbers((2, 8, 7, channels), 1).astype(dtype)
+    images = numbers((2, *size, channels), 1).astype(dtype)
     out, pull = jax.vjp(
         lambda x: lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=LAYOUT), images
     )
@@ -84,8 +84,11 @@ def body_of_loop(function, rounds):
         ({}, 16, True),
         ({"channels": MANY + 3}, 16, True),
         ({}, 2, False),
+        ({"channels": 200}, 16, False),
         ({"channels": MANY - 1}, 16, False),
         ({"filters": MANY - 1}, 16, False),
+        ({"channels": 64, "size": (64, 65)}, 1, True),
+        ({"channels": 63, "size": (64, 65)}, 1, False),
         ({"taps": (1, 1)}, 16, False),
         ({"taps": (3, 5)}, 16, False),
         ({"stride": 2}, 16, False),
@@ -122,7 +125,7 @@ def test_responses_through_tiles_are_those_of_the_twin(rule):
         layers += [reference.Conv(kernel, np.zeros(filters), padding=((1, 1), (1, 1))), reference.Relu()]
         channels = filters
     apply, variables = to_jax(layers)
-    image = rng.normal(size=(9, 11, 3))
+    image = rng.normal(size=(13, 14, 3))
     responses = jaxclear.class_responses(apply, rule=rule)
     images = jnp.asarray(image, jnp.float32)[None]
     if ON_CPU:

@@ -109,7 +109,7 @@ class Convolution:
         if not known or any(atom.aval.dtype != jnp.float32 for atom in (*self._eqn.invars, *self._eqn.outvars)):
             return False
         pixels = math.prod(out.shape) // out.shape[self._eqn.params["dimension_numbers"].out_spec[1]]
-        return winograd.is_faster(self._taps, (channels, self._filters), rounds * pixels)
+        return winograd.is_faster(self._taps, (channels, self._filters), pixels, rounds)
 
     def _laid_out(self, kernel: Array) -> Array:
         laid_out = _moved(kernel, self._eqn.params["dimension_numbers"].rhs_spec, self._input_output)

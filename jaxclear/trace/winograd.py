@@ -14,6 +14,7 @@ Images are (B, H, W, C), kernels (3, 3, C, F); there is no stride and no dilatio
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 
@@ -21,27 +22,36 @@ TAPS = (3, 3)
 
 _PLACES = 4  # of a tile, along each axis
 _STEP = 2  # from tile to tile, which is the pixels that come out of one
+_OF_KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+"""What a place of a tile takes of the three taps along an axis."""
 
-# From these sizes on a CPU is faster this way: benchmarks/bench_winograd.py.
-_CHANNELS = 128
-_PIXELS_A_KERNEL = 2**10
+# Where a CPU gains: benchmarks/bench_winograd.py. With fewer channels than `_MANY` only large images do; with more it
+# takes about as many pixels as channels, or the matrices are narrow.
+_FEWEST, _MANY = 64, 128
+_LARGE = 2**13
+_PIXELS_A_KERNEL = 2**11
 
 
-def is_faster(taps: Sequence[int], channels: Sequence[int], pixels: int) -> bool:
+def is_faster(taps: Sequence[int], channels: Sequence[int], pixels: int, rounds: int) -> bool:
     """Whether a CPU gains, the kernel's transformation included.
 
     Args:
         taps: of the kernel, along each axis.
         channels: of the images and of the result.
-        pixels: of all results that are computed with the same kernel.
+        pixels: of the result, those of all its images.
+        rounds: how many such results are computed with the same kernel.
     """
-    return tuple(taps) == TAPS and min(channels) >= _CHANNELS and pixels >= _PIXELS_A_KERNEL
+    if tuple(taps) != TAPS or min(channels) < _FEWEST:
+        return False
+    enough = max(channels) if min(channels) >= _MANY else _LARGE
+    return pixels >= enough and rounds * pixels >= _PIXELS_A_KERNEL
 
 
 def kernels(kernel: Array) -> list[Array]:
     """Returns the matrices (C, F) of the 16 places of a tile, row by row."""
-    rows = _of_kernel(list(kernel))
-    return [place for row in rows for place in _of_kernel(list(row))]
+    places = jnp.asarray(np.kron(_OF_KERNEL, _OF_KERNEL), kernel.dtype)
+    taps = kernel.reshape(len(places[0]), -1)
+    return list((places @ taps).reshape(-1, *kernel.shape[2:]))
 
 
 def convolve(images: Array, kernels: Sequence[Array], padding: Sequence[tuple[int, int]]) -> Array:
@@ -67,12 +77,6 @@ def convolve(images: Array, kernels: Sequence[Array], padding: Sequence[tuple[in
     pixels = zip(*(_of_products(list(column)) for column in zip(*columns, strict=True)), strict=True)
     out = jnp.stack([jnp.stack(row, axis=3) for row in pixels], axis=2)
     return out.reshape(batch, _STEP * down, _STEP * across, filters)[:, :height, :width]
-
-
-def _of_kernel(taps: Sequence[Array]) -> list[Array]:
-    first, middle, last = taps
-    ends = first + last
-    return [first, (ends + middle) / 2, (ends - middle) / 2, last]
 
 
 def _of_tile(pixels: Sequence[Array]) -> list[Array]:
