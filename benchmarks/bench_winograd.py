@@ -72,7 +72,7 @@ def bench(images: int, side: int, channels: int, filters: int, *, rounds: int, b
     alone = 1e3 * times["kernel"].median
     each = {way: (1e3 * times[way].median - (alone if way == "tiles" else 0)) / ROUNDS for way in ("direct", "tiles")}
     pixels, gain = images * side**2, each["direct"] - each["tiles"]
-    taken = winograd.is_faster(winograd.TAPS, (channels, filters), pixels, CLASSES // images)
+    taken = winograd.is_faster(winograd.TAPS, (channels, filters), (images, side, side), CLASSES // images)
     return {
         **{"images": images, "side": side, "channels": channels, "filters": filters},
         **{f"{way}_ms": ms for way, ms in each.items()},

@@ -32,8 +32,8 @@ _Values = TypeVar("_Values")
 _BLOCK_PIXELS = 2**13
 _ACCELERATOR_BLOCK_PIXELS = 2**22
 _MOST_CLASSES = 64
-# Blocks of classes that stand side by side in the body of a loop. The cores of a CPU work on both: up to a quarter less
-# time for half as much memory again; on two cores four were slower than two: benchmarks/bench_class_blocks.py.
+# Blocks of classes that stand side by side in the body of a loop. The cores of a CPU work on both: a tenth less time on
+# the crystal network, for up to twice the memory; of others most take the same: benchmarks/bench_class_blocks.py.
 SIDE_BY_SIDE = {"cpu": 2}
 # Blocks of classes that pass the deep layers of a network together on a CPU, and the pixels, those of all images, from
 # which a layer is not deep.

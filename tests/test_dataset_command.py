@@ -271,7 +271,10 @@ def test_a_report_without_its_source_says_so(capsys, here):
 
 
 def test_compiled_programs_are_kept_in_the_users_cache(tmp_path, monkeypatch):
-    before = jax.config.jax_compilation_cache_dir
+    before = {
+        name: getattr(jax.config, name)
+        for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    }
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     try:
         jax.config.update("jax_compilation_cache_dir", None)
@@ -286,4 +289,5 @@ def test_compiled_programs_are_kept_in_the_users_cache(tmp_path, monkeypatch):
         command.keep_compiled_programs()
         assert jax.config.jax_compilation_cache_dir == "elsewhere"
     finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+        for name, value in before.items():
+            jax.config.update(name, value)

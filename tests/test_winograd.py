@@ -12,7 +12,8 @@ import jaxclear
 import reference
 from jaxclear.trace import loop_body, winograd
 from jaxclear.trace.convolutions import PRIMITIVE
-from networks import to_jax
+from networks import small_network, to_jax
+from test_two_parts import network as deep_network
 
 ON_CPU = jax.default_backend() == "cpu"
 MANY = 128
@@ -87,6 +88,7 @@ def body_of_loop(function, rounds):
         ({"channels": 200}, 16, False),
         ({"channels": MANY - 1}, 16, False),
         ({"filters": MANY - 1}, 16, False),
+        ({"size": (3, 3)}, 999, False),
         ({"channels": 64, "size": (64, 65)}, 1, True),
         ({"channels": 63, "size": (64, 65)}, 1, False),
         ({"taps": (1, 1)}, 16, False),
@@ -98,7 +100,9 @@ def body_of_loop(function, rounds):
 def test_a_loop_takes_tiles_where_they_pay(settings, rounds, in_tiles):
     function = pulled(**settings)
     body = body_of_loop(function, rounds)
-    assert (counted(body, "dot_general"), counted(body, PRIMITIVE)) == (16, 0) if in_tiles else counted(body, PRIMITIVE)
+    products = counted(body, "dot_general")
+    assert products == (16 if in_tiles else 0)
+    assert in_tiles == (counted(body, PRIMITIVE) == 0)
     factor = jnp.float32(-1.5)
     found, expected = loop_body(function, factor, rounds=rounds)(factor), function(factor)
     np.testing.assert_allclose(found.astype(jnp.float32), expected.astype(jnp.float32), atol=1e-4)
@@ -115,6 +119,50 @@ def test_a_kernel_of_each_round_is_not_transformed():
     body = body_of_loop(function, rounds=10**4)
     assert counted(body, PRIMITIVE) == 1
     assert counted(body, "dot_general") == 0
+
+
+@pytest.fixture
+def rounds(monkeypatch):
+    """How many rounds have the same kernel, as is said of the convolutions in loops."""
+    seen = set()
+
+    def record(taps, channels, out, rounds):
+        if rounds:  # none where the network runs forward
+            seen.add(rounds)
+
+    monkeypatch.setattr(winograd, "is_faster", record)
+    return seen
+
+
+@pytest.mark.skipif(not ON_CPU, reason="a GPU's library of convolutions knows its own ways")
+def test_loops_say_how_many_rounds_they_have(rounds):
+    apply, variables, images = small_network(num_classes=6)
+    jax.make_jaxpr(jaxclear.clear_map(apply, class_block=2))(variables, images)
+    assert rounds == {3}
+    rounds.clear()
+    jax.make_jaxpr(jaxclear.unit_responses(apply, 1, top_n=4))(variables, images)
+    assert rounds == {4}
+    rounds.clear()
+    apply, variables, images = deep_network(17)
+    jax.make_jaxpr(jaxclear.clear_map(apply))(variables, images)
+    groups, blocks = sorted(rounds)
+    assert groups == 2
+    assert blocks in (10, 12)  # of two classes each, in two parts
+
+
+def test_a_gradient_of_kernels_can_be_exported_for_any_batch():
+    (batch,) = jax.export.symbolic_shape("b")
+    kernel = numbers((3, 3, 2, MANY))
+
+    def gradient(kernel, images):
+        def loss(kernel):
+            return (lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT) ** 2).sum()
+
+        return loop_body(jax.grad(loss), kernel)(kernel)
+
+    exported = jax.export.export(jax.jit(gradient))(kernel, jax.ShapeDtypeStruct((batch, 5, 5, 2), jnp.float32))
+    images = numbers((3, 5, 5, 2))
+    np.testing.assert_allclose(exported.call(kernel, images), gradient(kernel, images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("rule", ["guided", "deconvnet", "backprop"])

@@ -11,7 +11,6 @@ All that is done to the kernel is apart from what is done to the images, so that
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,10 +32,10 @@ class Convolution:
         eqn: the equation.
         summed: whether the sum over the result's channels, which are its last axis, is wanted instead, as one channel.
         rectified: whether the positive part of the result is wanted instead.
-        rounds: how often as many images are convolved with the same kernel.
+        rounds: how often as many images are convolved with the same kernel; 0 where it is not known before.
     """
 
-    def __init__(self, eqn: Any, *, summed: bool = False, rectified: bool = False, rounds: int = 1):
+    def __init__(self, eqn: Any, *, summed: bool = False, rectified: bool = False, rounds: int = 0):
         numbers = eqn.params["dimension_numbers"]
         shape = np.array(eqn.invars[1].aval.shape)[list(numbers.rhs_spec)]
         self._eqn, self._summed, self._floor = eqn, summed, 0.0 if rectified else all_threads.NO_FLOOR
@@ -52,7 +51,7 @@ class Convolution:
             self._transposed = Transposed(self._taps, self._filters, dilation=dilation, padding=padding)
         self._thin = other_ways and not self._zeros_between and self._across > 1 and is_wide(eqn)
         self._into_one = self._thin and self._filters == 1
-        self._in_tiles = other_ways and not self._zeros_between and self._gains_in_tiles(int(shape[1]), rounds)
+        self._in_tiles = other_ways and not self._zeros_between and self._gains_in_tiles(shape[1], rounds)
 
     def kernels(self, kernel: Array) -> list[Array]:
         """Returns what the images are convolved with, in the layout for it."""
@@ -103,13 +102,14 @@ class Convolution:
         convolve.defjvp(derivative, symbolic_zeros=True)
         return convolve(images, kernel)
 
-    def _gains_in_tiles(self, channels: int, rounds: int) -> bool:
-        out = self._eqn.outvars[0].aval
-        known = all(isinstance(size, int) for size in out.shape)  # a symbol, when exported
-        if not known or any(atom.aval.dtype != jnp.float32 for atom in (*self._eqn.invars, *self._eqn.outvars)):
+    def _gains_in_tiles(self, channels: Any, rounds: int) -> bool:
+        out, atoms = self._eqn.outvars[0].aval, (*self._eqn.invars, *self._eqn.outvars)
+        known = all(isinstance(size, int) for atom in atoms for size in atom.aval.shape)  # a symbol, when exported
+        if not known or self._spatial != 2 or any(atom.aval.dtype != jnp.float32 for atom in atoms):
             return False
-        pixels = math.prod(out.shape) // out.shape[self._eqn.params["dimension_numbers"].out_spec[1]]
-        return winograd.is_faster(self._taps, (channels, self._filters), pixels, rounds)
+        out_spec = self._eqn.params["dimension_numbers"].out_spec
+        batch, height, width = (out.shape[axis] for axis in (out_spec[0], *out_spec[2:]))
+        return winograd.is_faster(self._taps, (int(channels), self._filters), (batch, height, width), rounds)
 
     def _laid_out(self, kernel: Array) -> Array:
         laid_out = _moved(kernel, self._eqn.params["dimension_numbers"].rhs_spec, self._input_output)

@@ -29,7 +29,7 @@ def loop_body(function: Callable[..., Any], *examples: Any, rounds: int = 1) -> 
     Args:
         function: of trees of arrays; it may close over others.
         examples: arguments like those of each round; only their types matter.
-        rounds: of the loop. Where there are many, more is done before it.
+        rounds: of the loop. Where there are many, more is done before it, each time that the loop is run.
     """
     leaves, treedef = jax.tree_util.tree_flatten(examples)
     opened, out_tree = jaxprs.trace_inlined(lambda *arrays: function(*treedef.unflatten(arrays)), leaves)
@@ -77,7 +77,7 @@ class _Rounds:
 
     def _convolution(self, number: int, eqn: Any, *, kernel_is_known: bool) -> Convolution:
         rectified = number in self._rectified.values()
-        rounds = self._number_of_rounds if kernel_is_known else 1
+        rounds = self._number_of_rounds if kernel_is_known else 0
         return Convolution(eqn, summed=number in self._summed, rectified=rectified, rounds=rounds)
 
     def _inside(self, number: int, eqn: Any, operands: list[Any]) -> Sequence[Any]:

@@ -5,12 +5,16 @@ Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray, "Fast Algorithms for C
 the 2x2 pixels in the middle of the tile. All multiplications of one place of the tiles are a matrix product over the
 channels.
 
-The values are those of the convolution but for the order of sums. Where all that a pixel is computed from is zero, it
-is exactly zero, as a pixel without a response has to be; larger tiles, F(4x4, 3x3), are faster, but there it is not.
+The values are those of the convolution but for the order of sums. A pixel whose 3x3 neighbours are zero is exactly
+zero, as a pixel without a response has to be; with larger tiles, F(4x4, 3x3), which are faster, it is not. Where only a
+kernel's taps are zero, as in a masked convolution, what would be zero may be left with rounding; and an infinite number
+makes all numbers of its tile NaN. The transformed kernel takes 16/9 of the kernel's memory, the tiles several times
+that of the images.
 
 Images are (B, H, W, C), kernels (3, 3, C, F); there is no stride and no dilation.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -26,25 +30,28 @@ _OF_KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 """What a place of a tile takes of the three taps along an axis."""
 
 # Where a CPU gains: benchmarks/bench_winograd.py. With fewer channels than `_MANY` only large images do; with more it
-# takes about as many pixels as channels, or the matrices are narrow.
+# takes about as many pixels as channels, or the matrices are narrow. Tiles at the edges must not be too empty.
 _FEWEST, _MANY = 64, 128
 _LARGE = 2**13
 _PIXELS_A_KERNEL = 2**11
+_FILLED = 0.65
 
 
-def is_faster(taps: Sequence[int], channels: Sequence[int], pixels: int, rounds: int) -> bool:
+def is_faster(taps: Sequence[int], channels: Sequence[int], out: tuple[int, int, int], rounds: int) -> bool:
     """Whether a CPU gains, the kernel's transformation included.
 
     Args:
         taps: of the kernel, along each axis.
         channels: of the images and of the result.
-        pixels: of the result, those of all its images.
-        rounds: how many such results are computed with the same kernel.
+        out: images, height and width of the result.
+        rounds: how many such results are computed with the same kernel; 0 where it is not known before.
     """
     if tuple(taps) != TAPS or min(channels) < _FEWEST:
         return False
+    pixels, tiles = math.prod(out), out[0] * math.prod(_tiles(size) for size in out[1:])
     enough = max(channels) if min(channels) >= _MANY else _LARGE
-    return pixels >= enough and rounds * pixels >= _PIXELS_A_KERNEL
+    filled = pixels >= _FILLED * tiles * _STEP**2
+    return filled and pixels >= enough and rounds * pixels >= _PIXELS_A_KERNEL
 
 
 def kernels(kernel: Array) -> list[Array]:
@@ -63,7 +70,7 @@ def convolve(images: Array, kernels: Sequence[Array], padding: Sequence[tuple[in
         padding: zeros before and after each axis; a negative number takes pixels away.
     """
     height, width = (size + sum(edges) - 2 for size, edges in zip(images.shape[1:3], padding, strict=True))
-    down, across = -(-height // _STEP), -(-width // _STEP)
+    down, across = _tiles(height), _tiles(width)
     padded = _with_edges(images, padding, (down, across))
     batch, channels, filters = images.shape[0], *kernels[0].shape
 
@@ -77,6 +84,11 @@ def convolve(images: Array, kernels: Sequence[Array], padding: Sequence[tuple[in
     pixels = zip(*(_of_products(list(column)) for column in zip(*columns, strict=True)), strict=True)
     out = jnp.stack([jnp.stack(row, axis=3) for row in pixels], axis=2)
     return out.reshape(batch, _STEP * down, _STEP * across, filters)[:, :height, :width]
+
+
+def _tiles(pixels: int) -> int:
+    """How many tiles lie along an axis."""
+    return -(-pixels // _STEP)
 
 
 def _of_tile(pixels: Sequence[Array]) -> list[Array]:
