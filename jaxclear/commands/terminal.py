@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 _CLEAR = "\r\x1b[K"
 
@@ -84,7 +85,7 @@ def insistent_interrupts() -> Iterator[None]:
     """Ctrl-C is raised again every two seconds until it gets through.
 
     Python drops what is raised within a callback of a library, of the garbage collector's among others, and with it an
-    interrupt that happens to arrive there.
+    interrupt that happens to arrive there; what it would print of that is left out.
     """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
@@ -94,10 +95,18 @@ def insistent_interrupts() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 2.0)
         raise KeyboardInterrupt
 
+    hook = sys.unraisablehook
+
+    def report(dropped: Any) -> None:
+        if dropped.exc_type is not KeyboardInterrupt:
+            hook(dropped)
+
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGALRM)}
+    sys.unraisablehook = report
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in before.items():
             signal.signal(number, handler)
