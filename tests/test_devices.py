@@ -343,7 +343,7 @@ def test_what_cannot_be_placed():
 
 @pytest.mark.skipif(COUNT != 2, reason="this is that run")
 def test_eight_devices():
-    chosen = "not every and not gradient and not regions"
+    chosen = "not every and not gradient and not regions and not obstacle"
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", chosen, __file__]
     root = pathlib.Path(__file__).parents[1]
     settings = {**os.environ, "TEST_DEVICES": "8"}
