@@ -85,7 +85,7 @@ def body_of_loop(function, rounds):
         ({}, 16, True),
         ({"channels": MANY + 3}, 16, True),
         ({}, 2, False),
-        ({"channels": 200}, 16, False),
+        ({"size": (7, 9)}, 99, False),
         ({"channels": MANY - 1}, 16, False),
         ({"filters": MANY - 1}, 16, False),
         ({"size": (3, 3)}, 999, False),

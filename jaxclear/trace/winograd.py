@@ -29,10 +29,10 @@ _STEP = 2  # from tile to tile, which is the pixels that come out of one
 _OF_KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 """What a place of a tile takes of the three taps along an axis."""
 
-# Where a CPU gains: benchmarks/bench_winograd.py. With fewer channels than `_MANY` only large images do; with more it
-# takes about as many pixels as channels, or the matrices are narrow. Tiles at the edges must not be too empty.
+# Where a CPU gains: benchmarks/bench_winograd.py. With fewer channels than `_MANY` only large images do; with more some
+# pixels are enough, or the matrices are narrow. Tiles at the edges must not be too empty.
 _FEWEST, _MANY = 64, 128
-_LARGE = 2**13
+_LARGE, _SOME = 2**13, 2**7
 _PIXELS_A_KERNEL = 2**11
 _FILLED = 0.65
 
@@ -49,7 +49,7 @@ def is_faster(taps: Sequence[int], channels: Sequence[int], out: tuple[int, int,
     if tuple(taps) != TAPS or min(channels) < _FEWEST:
         return False
     pixels, tiles = math.prod(out), out[0] * math.prod(_tiles(size) for size in out[1:])
-    enough = max(channels) if min(channels) >= _MANY else _LARGE
+    enough = _SOME if min(channels) >= _MANY else _LARGE
     filled = pixels >= _FILLED * tiles * _STEP**2
     return filled and pixels >= enough and rounds * pixels >= _PIXELS_A_KERNEL
 
