@@ -20,20 +20,22 @@ from typing import Any
 
 from benchmarks import timing
 
-QUESTIONS = (
-    "clear",
-    "class_blocks",
-    "image_blocks",
-    "winograd",
-    "bfloat16",
-    "fingerprint",
-    "classify",
-    "spglib",
-    "memory",
-    "first_answer",
-    "training",
-    "dataset",
-)
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "clear": ("clear",),
+    "all_classes": ("clear", "--full", "--network", "vgg", "resnet", "--batch", "1", "--contenders", "captum"),
+    "class_blocks": ("class_blocks",),
+    "image_blocks": ("image_blocks",),
+    "winograd": ("winograd",),
+    "bfloat16": ("bfloat16",),
+    "fingerprint": ("fingerprint",),
+    "classify": ("classify",),
+    "spglib": ("spglib",),
+    "memory": ("memory",),
+    "first_answer": ("first_answer",),
+    "training": ("training",),
+    "dataset": ("dataset",),
+}
+"""Which benchmark answers a question, and with which arguments."""
 RESULTS = pathlib.Path(__file__).parent / "results" / "summary.json"
 
 
@@ -41,7 +43,8 @@ def ask(name: str, quick: bool) -> dict[str, Any]:
     """Returns what one benchmark found, or its error."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", f"benchmarks.bench_{name}"]
+        benchmark, *arguments = QUESTIONS[name]
+        command = [sys.executable, "-m", f"benchmarks.bench_{benchmark}", *arguments]
         file = pathlib.Path(folder) / "found.json"
         if name == "dataset":  # it has several tables and writes a file
             command += ["--json", str(file), *(["--network", "mnist", "--items", "128"] if quick else [])]
@@ -60,9 +63,12 @@ def markdown(summary: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     lines = [f"{where['processor']}, {where['cores']} cores, {where['device']}; {versions}"]
     for name, found in summary["questions"].items():
-        module = importlib.import_module(f"benchmarks.bench_{name}")
+        benchmark, *arguments = QUESTIONS[name]
+        module = importlib.import_module(f"benchmarks.bench_{benchmark}")
         question = (module.__doc__ or name).splitlines()[0]
-        lines += ["", f"## {question}", "", f"    python benchmarks/bench_{name}.py", ""]
+        named = "" if name == benchmark else f" ({name.replace('_', ' ')})"
+        command = " ".join(["python", f"benchmarks/bench_{benchmark}.py", *arguments])
+        lines += ["", f"## {question}{named}", "", f"    {command}", ""]
         if "machine" in found:
             asked = found["machine"]
             lines += [
@@ -83,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmarks; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds")
-    parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=QUESTIONS, metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=list(QUESTIONS), metavar="NAME")
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args(arguments)
     summary: dict[str, Any] = {"machine": timing.machine(), "quick": options.quick, "questions": {}}

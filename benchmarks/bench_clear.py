@@ -1,6 +1,7 @@
 """How fast are CLEAR maps of all classes, against every other way to make them, and against what the machine can do?
 
-    python benchmarks/bench_clear.py [--quick | --full] [--network NAME …] [--batch N …] [--rule RULE] [--json]
+    python benchmarks/bench_clear.py [--quick | --full] [--network NAME …] [--batch N …] [--contenders NAME …]
+        [--classes N] [--rule RULE] [--json]
 
 Networks: the published `mnist`, `svhn` and `crystal`, and with 1,000 classes at 224² `vgg` (VGG-16) and `resnet`
 (ResNet-18). Contenders, all with the same weights, all giving the dominant response and class of each pixel:
@@ -22,15 +23,16 @@ product's rate in the same rounds, counting only the dense multiply-adds of one 
 class; `faster_cpu` and `share_cpu` are the same by the time that this process had the processor, which others on the
 machine disturb less. They mean nothing on a GPU; and on a busy machine PyTorch's threads spin while they wait for each
 other, so that no ratio to it holds there unless all run on one core: `taskset -c 0 python benchmarks/bench_clear.py`.
-`changed` is the share of pixels with another class than the obvious one's: near-ties by rounding. What would not fit
-the memory is left out. On a CPU the big networks are timed with the first classes of the 1,000, as `classes` says.
+`changed` is the share of pixels with another class than the obvious one's: near-ties by rounding (the library's own
+where the obvious one is left out). What would not fit the memory is left out. On a CPU the big networks are timed with
+the first classes of the 1,000, as `classes` says, and with all of them by --full.
 """
 
 import argparse
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import jax
@@ -40,7 +42,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import jaxclear
-from benchmarks import networks, timing
+from benchmarks import networks, timing, torch_peers
 from benchmarks.counting import operations
 from benchmarks.torch_peers import Peers
 from jaxclear.commands.terminal import processors_as_devices
@@ -50,6 +52,8 @@ EXCEPTIONS = 0.05
 """Share of a batch's images that may differ by more: where two values that a pooling or a rectifier decides between are
 equal but for rounding, another order of sums decides otherwise."""
 ALL_DEVICES = "jaxclear, all devices"
+CONTENDERS = (ALL_DEVICES, "obvious", "class loop", *torch_peers.NAMES)
+"""Who is timed beside the library on one device and the forward pass."""
 BIG = ("vgg", "resnet")
 COLUMNS = {
     **{"network": "s", "batch": "d", "classes": "d", "contender": "s", "ms": ".1f", "spread": ".0%"},
@@ -115,9 +119,16 @@ def class_loop(
 
 
 def bench(
-    name: str, batch: int, *, rule: str, most_classes: int | None, rounds: int, budget: float
+    name: str,
+    batch: int,
+    *,
+    rule: str,
+    most_classes: int | None,
+    rounds: int,
+    budget: float,
+    chosen: Container[str] = CONTENDERS,
 ) -> list[timing.Row]:
-    """Returns one row a contender.
+    """Returns one row a contender: the library, those chosen, and the forward pass.
 
     Raises:
         Disagreement: two contenders give other responses.
@@ -125,85 +136,104 @@ def bench(
     network = networks.network(name)
     classes = list(range(min(network.num_classes, most_classes or network.num_classes)))
     images = jax.random.uniform(jax.random.key(0), (batch, *network.input_shape))
-    calls, compile_seconds, found, work = _jax_contenders(network, images, rule, classes)
-    try:
-        calls |= Peers(network, np.asarray(images), rule=rule, classes=classes).contenders()
-    except ImportError as error:
-        print(f"PyTorch is left out: {error}", file=sys.stderr)
+    calls, compile_seconds = _jax_contenders(network, images, rule, classes, chosen)
+    calls |= _peers(network, images, rule, classes, chosen)
+    changed, ties = _compare(name, calls)
+    forward, compile_seconds["forward"] = timing.compiled(network.apply, network.variables, images)
+    calls["forward"] = lambda: forward(network.variables, images)
+    for call in (calls["forward"], timing.matrix_product):  # the others were called to compare them
+        jax.block_until_ready(call())
+    matrix_too = {**calls, timing.MATRIX: timing.matrix_product}
+    times = timing.alternate(matrix_too, rounds=rounds, budget=budget, called_before=True)
+    matrix = times.pop(timing.MATRIX)
+    shape = jax.ShapeDtypeStruct(images.shape, images.dtype)
+    alone = operations(network.apply, network.variables, shape).multiply_adds
+    work = operations(plain_explanations(network, rule, classes)["obvious"], network.parameters, shape).multiply_adds
+    slowest = next((times[other] for other in ("captum", "obvious", "class loop") if other in times), None)
+    rows = []
+    for contender, took in times.items():
+        row: timing.Row = {"network": name, "batch": batch, "classes": len(classes), "rule": rule}
+        row |= {"contender": contender, "ms": 1e3 * took.median, "spread": took.spread, "rounds": took.rounds}
+        row |= {"images_s": batch / took.median}
+        compared = slowest if contender != "forward" else None
+        row |= {"faster": compared and compared.median / took.median}
+        row |= {"faster_cpu": compared and compared.processor / took.processor}
+        rows.append(row | _share(alone if contender == "forward" else work, took, matrix))
+        rows[-1] |= {"compile_s": compile_seconds.get(contender)}
+        rows[-1] |= {"changed": changed.get(contender), "ties": ties.get(contender)}
+    return rows
+
+
+def _share(multiply_adds: int, took: timing.Timing, matrix: timing.Timing) -> timing.Row:
+    """The share of the matrix product's rate, and what it was made from."""
+    rate, rate_cpu = timing.matrix_rate(matrix.median), timing.matrix_rate(matrix.processor)
+    return {
+        "share": multiply_adds / took.median / rate,
+        "share_cpu": multiply_adds / took.processor / rate_cpu,
+        "multiply_adds": multiply_adds,
+        "matrix_gflops": 2e-9 * rate,
+    }
+
+
+def _compare(name: str, calls: dict[str, Callable[[], Any]]) -> tuple[dict[str, float], dict[str, int]]:
+    """The share of pixels with another class than the reference's, and the items that differ, by contender.
+
+    The reference is the obvious contender, or the library where that is left out. Each is called once.
+
+    Raises:
+        Disagreement: with the reference's responses.
+    """
+    found = {contender: jax.block_until_ready(call()) for contender, call in calls.items()}
     reference = found.get("obvious") or found["jaxclear"]
     changed, ties = {}, {}
-    for contender, call in calls.items():
-        response, dominant = found.get(contender) or call()
+    for contender, (response, dominant) in found.items():
         ties[contender] = timing.assert_most_agree(
             f"{contender}, {name}", response, reference[0], tolerance=TOLERANCE, exceptions=EXCEPTIONS
         )
         # Where nothing responds, the library alone says so with -1.
         shown = (np.asarray(dominant) != np.asarray(reference[1])) & (np.asarray(reference[0]) > 0)
         changed[contender] = float(shown.mean())
-    forward, forward_seconds = timing.compiled(network.apply, network.variables, images)
-    calls["forward"] = lambda: forward(network.variables, images)
-    compile_seconds["forward"] = forward_seconds
-    times = timing.alternate({**calls, timing.MATRIX: timing.matrix_product}, rounds=rounds, budget=budget)
-    matrix = times.pop(timing.MATRIX)
-    slowest = times.get("captum") or times.get("obvious") or times["class loop"]
-    alone = operations(network.apply, network.variables, images).multiply_adds
-    rate, rate_cpu = timing.matrix_rate(matrix.median), timing.matrix_rate(matrix.processor)
-    return [
-        {
-            "network": name,
-            "batch": batch,
-            "classes": len(classes),
-            "rule": rule,
-            "contender": contender,
-            "ms": 1e3 * took.median,
-            "spread": took.spread,
-            "rounds": took.rounds,
-            "images_s": batch / took.median,
-            "faster": None if contender == "forward" else slowest.median / took.median,
-            "faster_cpu": None if contender == "forward" else slowest.processor / took.processor,
-            "share": (alone if contender == "forward" else work) / took.median / rate,
-            "share_cpu": (alone if contender == "forward" else work) / took.processor / rate_cpu,
-            "multiply_adds": alone if contender == "forward" else work,
-            "matrix_gflops": 2e-9 * rate,
-            "compile_s": compile_seconds.get(contender),
-            "changed": changed.get(contender),
-            "ties": ties.get(contender),
-        }
-        for contender, took in times.items()
-    ]
+    return changed, ties
 
 
 def _jax_contenders(
-    network: networks.Network, images: jax.Array, rule: str, classes: Sequence[int]
-) -> tuple[dict[str, Callable[[], Any]], dict[str, float], dict[str, Any], int]:
-    """The calls, their compile times, their results, and the dense multiply-adds of the obvious formulation."""
+    network: networks.Network, images: jax.Array, rule: str, classes: Sequence[int], chosen: Container[str]
+) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
+    """The calls of the library and of those chosen, and their compile times."""
     every = len(classes) == network.num_classes
     explain = jaxclear.clear_map(network.apply, rule=rule, classes=None if every else classes)
     ours, ours_seconds = timing.compiled(explain, network.variables, images)
     plain = plain_explanations(network, rule, classes)
-    shape = jax.ShapeDtypeStruct(images.shape, images.dtype)
-    work = operations(plain["obvious"], network.parameters, shape).multiply_adds
-    number = jnp.int32(0)
-    one_class, loop_seconds = timing.compiled(plain["one class"], network.parameters, images, number)
-    obvious, obvious_seconds = timing.compiled(plain["obvious"], network.parameters, images)
 
     def jaxclear_map(program: Callable[..., Any], variables: Any, images: jax.Array) -> Any:
         clear = program(variables, images)
         return clear.dominant_response, clear.dominant_class
 
-    calls: dict[str, Callable[[], Any]] = {
-        "jaxclear": functools.partial(jaxclear_map, ours, network.variables, images),
-        "obvious": lambda: obvious(network.parameters, images),
-        "class loop": class_loop(one_class, network.parameters, images, classes),
-    }
-    if jax.local_device_count() > 1:
+    calls: dict[str, Callable[[], Any]] = {"jaxclear": functools.partial(jaxclear_map, ours, network.variables, images)}
+    seconds = {"jaxclear": ours_seconds}
+    if "obvious" in chosen:
+        obvious, obvious_seconds = timing.compiled(plain["obvious"], network.parameters, images)
+        if timing.fits(obvious):
+            calls["obvious"], seconds["obvious"] = lambda: obvious(network.parameters, images), obvious_seconds
+        else:
+            print(f"obvious is left out at batch {len(images)}: too big for the memory", file=sys.stderr)
+    if "class loop" in chosen:
+        one_class, seconds["class loop"] = timing.compiled(plain["one class"], network.parameters, images, jnp.int32(0))
+        calls["class loop"] = class_loop(one_class, network.parameters, images, classes)
+    if ALL_DEVICES in chosen and jax.local_device_count() > 1:
         calls[ALL_DEVICES] = functools.partial(jaxclear_map, explain, *jaxclear.place(network.variables, images))
-    seconds = {"jaxclear": ours_seconds, "obvious": obvious_seconds, "class loop": loop_seconds}
-    if not timing.fits(obvious):
-        print(f"obvious is left out at batch {len(images)}: too big for the memory", file=sys.stderr)
-        del calls["obvious"], seconds["obvious"]
-    results = {name: jax.block_until_ready(call()) for name, call in calls.items()}
-    return calls, seconds, results, work
+    return calls, seconds
+
+
+def _peers(
+    network: networks.Network, images: jax.Array, rule: str, classes: Sequence[int], chosen: Container[str]
+) -> dict[str, Callable[[], Any]]:
+    """The calls of those chosen that PyTorch computes, where it is installed."""
+    try:
+        return Peers(network, np.asarray(images), rule=rule, classes=classes).contenders(chosen)
+    except ImportError as error:
+        print(f"PyTorch is left out: {error}", file=sys.stderr)
+        return {}
 
 
 def measure(options: argparse.Namespace) -> list[timing.Row]:
@@ -220,7 +250,8 @@ def measure(options: argparse.Namespace) -> list[timing.Row]:
         most = 4 if big and options.quick else 16 if big and not (options.full or accelerator) else None
         for batch in options.batch or batches:
             few = {"rounds": 3, "budget": 10.0} if options.quick else {"rounds": 9, "budget": 60.0}
-            rows += bench(name, batch, rule=options.rule, most_classes=options.classes or most, **few)
+            chosen, classes = options.contenders, options.classes or most
+            rows += bench(name, batch, rule=options.rule, most_classes=classes, chosen=chosen, **few)
             print(f"{name}, batch {batch}: done", file=sys.stderr)
             jax.clear_caches()
     return rows
@@ -233,6 +264,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--network", nargs="+", choices=networks.NAMES)
     parser.add_argument("--batch", type=int, nargs="+")
+    parser.add_argument(
+        "--contenders",
+        nargs="*",
+        choices=CONTENDERS,
+        default=CONTENDERS,
+        metavar="NAME",
+        help=f"compare with these only: {'; '.join(CONTENDERS)}",
+    )
     parser.add_argument("--classes", type=int, metavar="N", help="explain the first N classes only")
     parser.add_argument("--rule", choices=("guided", "deconvnet"), default="guided")
 

@@ -6,13 +6,14 @@ and which it was.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import numpy as np
 
 from benchmarks.networks import Network, torch_module
 
+NAMES = ("captum", "zennit", "torch, one forward")
 Explain = Callable[[Any], tuple[np.ndarray, np.ndarray]]
 """Images (B, C, H, W) -> dominant response and dominant class, (B, H, W)."""
 
@@ -29,10 +30,12 @@ class Peers:
         self._network = network
         self._images = torch.from_numpy(np.array(images.transpose(0, 3, 1, 2), order="C")).to(self._device)
 
-    def contenders(self) -> dict[str, Callable[[], Any]]:
-        """Returns what is installed, by name."""
+    def contenders(self, chosen: Container[str] = NAMES) -> dict[str, Callable[[], Any]]:
+        """Returns those of the chosen that are installed, by name."""
         found: dict[str, Callable[[], Any]] = {}
-        for name, make in (("captum", self._captum), ("zennit", self._zennit), ("torch, one forward", self._by_hand)):
+        for name, make in zip(NAMES, (self._captum, self._zennit, self._by_hand), strict=True):
+            if name not in chosen:
+                continue
             try:
                 found[name] = self._whole(make())
             except ImportError as error:

@@ -103,6 +103,32 @@ def _draw_pool(draw):
     )
 
 
+def pictures(*shape, seed=0):
+    """Returns float32 values from 0 to 1, drawn by NumPy: JAX would compile a program a shape."""
+    return jnp.asarray(np.random.default_rng(seed).random(shape, np.float32))
+
+
+def noise(*shape, seed=0):
+    """Returns float32 normal values, drawn by NumPy."""
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+def initial(module, images, *, seed=0):
+    """Returns variables like those that `module.init` draws (LeCun's kernels), made by NumPy.
+
+    Flax compiles a program a kernel, half a second each, which is most of what many a test would take.
+    """
+    rng = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        name = path[-1].key
+        if name == "kernel":
+            return jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1])), leaf.dtype)
+        return jnp.asarray(np.full(leaf.shape, name in ("scale", "var")), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(module.init, jax.random.key(0), images))
+
+
 class SmallConvNet(nn.Module):
     """Two convolutions, a pooling and a class layer, in any number of spatial dimensions."""
 
@@ -121,6 +147,5 @@ class SmallConvNet(nn.Module):
 def small_network(*, num_classes=5, batch=3, size=8, channels=2, dimensions=2, seed=0):
     """Returns apply, variables and images of a small Flax network."""
     model = SmallConvNet(num_classes, dimensions)
-    key_weights, key_images = jax.random.split(jax.random.key(seed))
-    images = jax.random.uniform(key_images, (batch, *[size] * dimensions, channels))
-    return model.apply, model.init(key_weights, images), images
+    images = pictures(batch, *[size] * dimensions, channels, seed=seed)
+    return model.apply, initial(model, images, seed=seed), images

@@ -35,6 +35,7 @@ from benchmarks import (
 )
 from benchmarks.counting import Operations, operations
 from jaxclear.models.layers import BatchNorm, Conv, Dense, MaxPool
+from networks import noise
 
 SMALL = (Conv(3, 4), Conv(3, 4), MaxPool(2, 2), networks.Residual((Conv(3, 6, 2), Conv(3, 6)), (Conv(1, 6, 2),)))
 CLASS_LAYER = Conv(1, 5)
@@ -96,6 +97,8 @@ def test_contenders_take_turns_and_quartiles_are_theirs():
     order = []
     found = timing.alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
     assert order == ["a", "b"] * 4  # the first round warms up
+    timing.alternate({"a": lambda: order.append("c")}, rounds=2, called_before=True)
+    assert order[8:] == ["c", "c"]
     assert found["a"].rounds == 3
     assert 0 <= found["b"].low <= found["b"].median <= found["b"].high
     timed = timing.summary(np.array([[1.0, 5.0], [3.0, 7.0], [2.0, 6.0]]))
@@ -144,9 +147,23 @@ def test_clear_maps_agree_with_every_contender_and_are_timed(small, rule):
     assert all(row["ms"] > 0 and row["share"] > 0 for row in rows)
 
 
+def test_contenders_can_be_chosen(small, capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    bench_clear.add_options(parser)
+    asked = ["--quick", "--network", "resnet", "--contenders", "class loop"]
+    rows = bench_clear.measure(parser.parse_args(asked))
+    assert [row["contender"] for row in rows] == ["jaxclear", "class loop", "forward"]
+    assert [row["classes"] for row in rows] == [4] * 3
+    assert rows[1]["faster"] == 1
+    assert rows[2]["faster"] is None
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--contenders", "nobody"])
+
+
 def test_obvious_responses_of_one_layer_are_its_kernels_times_its_maps():
     network = networks.from_layers((Conv(1, 4),), (6, 6, 3))
-    images = jax.random.normal(jax.random.key(1), (1, 6, 6, 3))
+    images = noise(1, 6, 6, 3)
     obvious = bench_clear.plain_explanations(network, "guided", range(4))["obvious"]
     response, dominant = obvious(network.parameters, images)
     kernel, bias = network.parameters[0]["kernel"][0, 0], network.parameters[0]["bias"]
