@@ -180,8 +180,12 @@ def fit(
     batch = min(config.batch_size, len(labels))
     steps = -(-len(labels) // batch)
     due = _due(checkpoint_steps)
-    optimizer, state = _start(module, images[:1], labels, config, steps)
-    step = jax.jit(functools.partial(_step, module, optimizer, config), donate_argnums=0)
+    variables = dict(_initialiser(module)(jax.random.key(config.seed), as_floats(images[:1])))
+    classes = jax.eval_shape(module.apply, variables, as_floats(images[:1])).shape[-1]
+    check_classes(labels, classes)
+    optimizer, step = _optimiser_and_step(module, config, steps, classes)
+    params = variables.pop("params")
+    state = _State(params, variables, optimizer.init(params), jnp.zeros((), jnp.int32))
     run = {"run": _run_fingerprint(images, labels, weight, config), "network": _ADDRESS.sub("", repr(module))}
     with _Keeper.open(checkpoint, keep_checkpoints, run) as keeper:
         state, history, sofar = keeper.resume(state)
@@ -325,14 +329,31 @@ def _step(
     return _State(params, dict(statistics), optimizer_state, state.step + 1), (loss, correct)
 
 
-def _start(
-    module: nn.Module, image: np.ndarray, labels: np.ndarray, config: TrainConfig, steps: int
-) -> tuple[optax.GradientTransformation, _State]:
-    """The optimizer of a training and the state that it starts from."""
-    example = as_floats(image)
-    variables = dict(jax.jit(module.init)(jax.random.key(config.seed), example))
-    classes = jax.eval_shape(module.apply, variables, example).shape[-1]
-    check_classes(labels, classes)
+def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function with its last few results kept, so that trainings that are alike are compiled once."""
+    remembered = functools.lru_cache(maxsize=8)(function)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        try:
+            hash(arguments)
+        except TypeError:  # a module with arrays or lists in its fields
+            return function(*arguments)
+        return remembered(*arguments)
+
+    return call
+
+
+@_kept
+def _initialiser(module: nn.Module) -> Callable[..., Any]:
+    return jax.jit(module.init)
+
+
+@_kept
+def _optimiser_and_step(
+    module: nn.Module, config: TrainConfig, steps: int, classes: int
+) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
+    """The optimizer of a training of so many steps an epoch, and its step."""
     optimizer = optimizer_of(
         config.learning_rate,
         config.muon_learning_rate,
@@ -341,8 +362,7 @@ def _start(
         warmup=config.warmup,
         classes=classes,
     )
-    params = variables.pop("params")
-    return optimizer, _State(params, variables, optimizer.init(params), jnp.zeros((), jnp.int32))
+    return optimizer, jax.jit(functools.partial(_step, module, optimizer, config), donate_argnums=0)
 
 
 def _variables(state: _State) -> dict[str, Any]:

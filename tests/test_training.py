@@ -15,6 +15,7 @@ from jaxclear.class_backprop import scores_of
 from jaxclear.models import WeightsError
 from jaxclear.models.layers import BatchNorm, Conv, ConvNet, Dense, MaxPool
 from jaxclear.training import TrainConfig, TrainingError, evaluate, fit, predict
+from networks import initial
 
 DENSE = ConvNet(layers=(Conv(3, 4), MaxPool(2, 2), Dense(16, dropout=0.25), BatchNorm(momentum=0.9), Dense(3)))
 MAPS = ConvNet(layers=(Conv(3, 8), MaxPool(2, 2), Conv(1, 3)))
@@ -115,7 +116,7 @@ def test_epochs_keep_who_made_them(stripes, tmp_path):
 def test_uint8_is_float_times_255(stripes):
     coarse = np.round(255 * stripes[0]).astype(np.uint8)
     floats = coarse.astype(np.float32) / 255
-    variables = DENSE.init(jax.random.key(0), jnp.asarray(floats))
+    variables = initial(DENSE, jnp.asarray(floats))
     np.testing.assert_allclose(
         predict(DENSE.apply, variables, coarse), predict(DENSE.apply, variables, floats), atol=1e-6
     )
@@ -156,8 +157,28 @@ def test_one_program_whatever_the_remainder(stripes):
     assert traces.count((16, 8, 8, 1)) == 1
 
 
+def test_trainings_that_are_alike_are_compiled_once(stripes):
+    traces = []
+
+    class Counted(nn.Module):
+        scale: np.ndarray | float = 1.0
+
+        @nn.compact
+        def __call__(self, images, *, train=False):
+            traces.append(images.shape)
+            return nn.Dense(3)(images.reshape(len(images), -1)) * self.scale
+
+    first, again = (fit(Counted(), *stripes, CONFIG, progress=False) for _ in range(2))
+    assert traces.count((16, 8, 8, 1)) == 1
+    _same(first.variables, again.variables)
+    fit(Counted(), *stripes, dataclasses.replace(CONFIG, seed=CONFIG.seed + 1), progress=False)
+    assert traces.count((16, 8, 8, 1)) == 2
+    # An array cannot be hashed: such a module is compiled each time.
+    _same(fit(Counted(np.ones(3)), *stripes, CONFIG, progress=False).variables, first.variables)
+
+
 def test_predictions_do_not_depend_on_the_batch(stripes):
-    variables = DENSE.init(jax.random.key(0), jnp.asarray(stripes[0][:1]))
+    variables = initial(DENSE, jnp.asarray(stripes[0][:1]))
     whole = predict(DENSE.apply, variables, stripes[0], batch_size=100)
     np.testing.assert_allclose(predict(DENSE.apply, variables, stripes[0], batch_size=16), whole, atol=1e-6)
     np.testing.assert_allclose(whole.sum(1), 1, atol=1e-6)
