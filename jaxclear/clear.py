@@ -4,6 +4,7 @@ import colorsys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export, lax
@@ -168,8 +169,15 @@ def to_rgb(clear: ClearMap, *, palette: Any = None) -> Float[Array, "B *spatial 
     Source: D. Kumar, "Class Based Strategies for Understanding Neural Networks", eq. 5.6.
     """
     colours = jnp.asarray(palette_rgb(palette, clear.class_scores.shape[-1]))
-    value = jnp.where(clear.dominant_class >= 0, brightness(clear.dominant_response), 0)
-    return colours[jnp.maximum(clear.dominant_class, 0)] * value[..., None]
+    return _coloured(colours, clear.dominant_class, clear.dominant_response)
+
+
+@jax.jit
+def _coloured(
+    colours: Float[Array, "K 3"], classes: Int[Array, "B *spatial"], response: Float[Array, "B *spatial"]
+) -> Float[Array, "B *spatial 3"]:
+    value = jnp.where(classes >= 0, brightness(response), 0)
+    return colours[jnp.maximum(classes, 0)] * value[..., None]
 
 
 def overlay(
@@ -189,6 +197,13 @@ def overlay(
         raise ValueError(f"expected images of shape {(*colour.shape[:-1], 'C')}, got {images.shape}")
     if not 0 <= opacity <= 1:
         raise ValueError(f"expected opacity between 0 and 1, got {opacity}")
+    return _laid_over(colour, images, opacity)
+
+
+@jax.jit
+def _laid_over(
+    colour: Float[Array, "B *spatial 3"], images: Float[Array, "B *spatial C"], opacity: float
+) -> Float[Array, "B *spatial 3"]:
     grey = images.mean(axis=-1, keepdims=True)
     axes = tuple(range(1, images.ndim))
     low, high = grey.min(axis=axes, keepdims=True), grey.max(axis=axes, keepdims=True)

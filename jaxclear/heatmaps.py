@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
@@ -141,6 +142,7 @@ def to_binary(heat: HeatMap) -> Int[Array, "B *spatial"]:
     return jnp.where(responding, side, NEITHER).astype(jnp.int32)
 
 
+@jax.jit
 def heat_rgb(heat: HeatMap) -> Float[Array, "B *spatial 3"]:
     """Returns a heat map in colour: each pixel hot (black, red, yellow, white) where the class wins, green elsewhere.
 
@@ -152,6 +154,7 @@ def heat_rgb(heat: HeatMap) -> Float[Array, "B *spatial 3"]:
     return jnp.where((to_binary(heat) == FOR)[..., None], hot, green)
 
 
+@jax.jit
 def binary_rgb(binary: Int[Array, "B *spatial"]) -> Float[Array, "B *spatial 3"]:
     """Returns a binary map in colour: red for the class, blue against it, black elsewhere."""
     colours = jnp.array([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
