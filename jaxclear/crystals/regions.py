@@ -142,17 +142,7 @@ def map_regions(
     centres = grid(crystal, surroundings.positions, extent, step)
     cutter = Cutter(crystal, surroundings, extent, shape)
     counts = cutter.counts(centres)
-    if counts.max() > MAX_ATOMS:
-        raise RegionError(
-            f"{crystal.name}: expected regions of at most {MAX_ATOMS} atoms, got {counts.max()}; make them smaller "
-            f"than {extent:.3g} Å"
-        )
-    used = np.flatnonzero(counts >= min_atoms)
-    if not len(used):
-        raise RegionError(
-            f"{crystal.name}: expected regions of at least {min_atoms} atoms, got {counts.max()} at most; make them "
-            f"larger than {extent:.3g} Å"
-        )
+    used = _usable(crystal, counts, min_atoms, extent)
     # By size, so that the regions of a chunk are padded alike and few programs are compiled.
     order = used[np.argsort(counts[used], kind="stable")]
     with mapped(turn, 0 if orient == "as given" else workers) as turned:
@@ -176,6 +166,26 @@ def map_regions(
         stride=step,
         d_nn=d_nn,
     )
+
+
+def _usable(crystal: Crystal, counts: Int[np.ndarray, " R"], min_atoms: int, extent: float) -> Int[np.ndarray, " used"]:
+    """The regions with enough atoms.
+
+    Raises:
+        RegionError: there are none, or one has too many.
+    """
+    if counts.max() > MAX_ATOMS:
+        raise RegionError(
+            f"{crystal.name}: expected regions of at most {MAX_ATOMS} atoms, got {counts.max()}; make them smaller "
+            f"than {extent:.3g} Å"
+        )
+    used = np.flatnonzero(counts >= min_atoms)
+    if not len(used):
+        raise RegionError(
+            f"{crystal.name}: expected regions of at least {min_atoms} atoms, got {counts.max()} at most; make them "
+            f"larger than {extent:.3g} Å"
+        )
+    return used
 
 
 def _judged(
