@@ -37,9 +37,7 @@ from experiments.crystal_study import (
     halves_of_strangers,
     known_species,
     labelled,
-    moderate_damage,
     ordered_compounds,
-    random_damage,
     roles,
     training_species,
 )
@@ -60,7 +58,8 @@ KEPT = 0.95
 """Share of the members at which the strangers accepted are counted too."""
 BINS = 15
 """Of the expected calibration error."""
-DAMAGES = {"moderate": moderate_damage, "full": random_damage}
+SEVERITIES = {"moderate": 0.5, "full": 1.0}
+"""Of the random damage."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,26 +104,30 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     parts = roles(study.dataset)
     clear = ~study.dataset.near_degenerate
     members = functools.partial(damaged_examples, study)
-    images, _ = members(parts.training, equal_counts(config.reference), damage=moderate_damage, seed=config.seed)
-    ordered = _damaged_compounds(study, training_species(study), config.compounds, config.seed + 3, moderate_damage)
+    images, _ = members(
+        parts.training, equal_counts(config.reference), severity=SEVERITIES["moderate"], seed=config.seed
+    )
+    ordered = _damaged_compounds(
+        study, training_species(study), config.compounds, config.seed + 3, SEVERITIES["moderate"]
+    )
     reference = outside.Reference(outside.features_of(model, np.concatenate([images, ordered])), 1.0, 2.0)
     development = parts.development[clear[parts.development]]
     halves = [
-        members(development, equal_counts(config.development // 2), damage=damage, seed=config.seed + 1)
-        for damage in DAMAGES.values()
+        members(development, equal_counts(config.development // 2), severity=severity, seed=config.seed + 1)
+        for severity in SEVERITIES.values()
     ]
     logits = np.concatenate([_logits(model, images) for images, _ in halves])
     temperature = fitted_temperature(logits, np.concatenate([labels for _, labels in halves]))
     known, unknown = halves_of_strangers(config.strangers)
-    images = _damaged_strangers(known, known_species(study), config.copies, config.seed + 2, moderate_damage)
+    images = _damaged_strangers(known, known_species(study), config.copies, config.seed + 2, SEVERITIES["moderate"])
     threshold = float(np.quantile(outside.outside_scores(model, images, reference), ACCEPTED))
     reference = reference._replace(temperature=temperature, threshold=threshold)
     figures = {}
-    for number, (name, damage) in enumerate(DAMAGES.items()):
+    for number, (name, severity) in enumerate(SEVERITIES.items()):
         seed = config.seed + 10 + number
-        tested = members(parts.test[clear[parts.test]], equal_counts(config.tested), damage=damage, seed=seed)
-        others = _damaged_strangers(unknown, known_species(study), config.copies, seed, damage)
-        ordered = _damaged_compounds(study, atomic_numbers(TEST_ELEMENTS), config.compounds, seed, damage)
+        tested = members(parts.test[clear[parts.test]], equal_counts(config.tested), severity=severity, seed=seed)
+        others = _damaged_strangers(unknown, known_species(study), config.copies, seed, severity)
+        ordered = _damaged_compounds(study, atomic_numbers(TEST_ELEMENTS), config.compounds, seed, severity)
         kept = outside.outside_scores(model, ordered, reference) <= reference.threshold
         figures[name] = _figures(model, reference, tested, others) | {
             "ordered_compounds": len(ordered),
@@ -147,19 +150,19 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _damaged_compounds(
-    study: Labelled, elements: Int[np.ndarray, " choices"], count: int, seed: int, damage: Any
+    study: Labelled, elements: Int[np.ndarray, " choices"], count: int, seed: int, severity: float
 ) -> Float[np.ndarray, "count 64 64 3"]:
     """Fingerprints of damaged ordered compounds of two of some elements each."""
     pieces = [orient(crystal).cluster for crystal in ordered_compounds(elements, count, seed=seed)]
-    return damaged_batches(pieces, known_species(study), damage=damage, seed=seed)
+    return damaged_batches(pieces, known_species(study), severity=severity, seed=seed)
 
 
 def _damaged_strangers(
-    unknown: Strangers, species: Int[np.ndarray, " species"], copies: int, seed: int, damage: Any
+    unknown: Strangers, species: Int[np.ndarray, " species"], copies: int, seed: int, severity: float
 ) -> Float[np.ndarray, "N 64 64 3"]:
     """Fingerprints of damaged strangers, each cut from its standard cell where it has one."""
     pieces = [_trimmed(cluster(standard_cell(crystal).crystal)) for crystal in unknown.crystals]
-    return damaged_batches(pieces * copies, species, damage=damage, seed=seed)
+    return damaged_batches(pieces * copies, species, severity=severity, seed=seed)
 
 
 def _trimmed(crystal: Crystal, most: int = 200) -> Crystal:

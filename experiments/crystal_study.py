@@ -4,14 +4,13 @@ The test elements are those of the shipped pristine network: none of them is in 
 setting. The development elements are out of training too; what has to be chosen is chosen on them.
 """
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from jaxclear.crystals import datasets, defect_kernels
 from jaxclear.crystals.cells import PaddedAtoms, cluster, nearest_neighbour_distance, standard_cell
@@ -86,13 +85,8 @@ def scaled(clusters: Sequence[Crystal]) -> list[Scaled]:
     return found
 
 
-def moderate_damage(key: Key[Array, ""], atoms: PaddedAtoms, species: Int[Array, " choices"]) -> PaddedAtoms:
-    """One structure with a random mixture of defects, each at most half of what :func:`random_damage` does."""
-    return random_damage(key, atoms, species, severity=0.5)
-
-
 def random_damage(
-    key: Key[Array, ""], atoms: PaddedAtoms, species: Int[Array, " choices"], *, severity: float = 1.0
+    key: Key[Array, ""], atoms: PaddedAtoms, species: Int[Array, " choices"], *, severity: ArrayLike = 1.0
 ) -> PaddedAtoms:
     """One structure with a random mixture of defects, now and then none.
 
@@ -129,34 +123,44 @@ def centred(atoms: PaddedAtoms, length: Float[Array, " batch"]) -> PaddedAtoms:
     return atoms._replace(positions=jnp.where(present, (atoms.positions - centre) / length[:, None, None], 0.0))
 
 
-@functools.partial(jax.jit, static_argnames="damage")
+@jax.jit
 def damaged_images(
     scale_variables: Any,
     keys: Key[Array, " batch"],
     atoms: PaddedAtoms,
     species: Int[Array, " choices"],
     *,
-    damage: Any,
+    severity: ArrayLike,
 ) -> Float[Array, "batch 64 64 3"]:
-    """Fingerprints of structures after `damage`, scaled by what the scale network makes of the damaged atoms."""
-    made = jax.lax.map(lambda pair: damage(*pair, species), (keys, atoms))
+    """Fingerprints after :func:`random_damage`, scaled by what the scale network makes of the damaged atoms."""
+    made = jax.lax.map(lambda pair: random_damage(pair[0], pair[1], species, severity=severity), (keys, atoms))
     length = length_scale_kernel(scale_variables, made.positions, made.occupancies)
     return fingerprint_kernel(*centred(made, length))
 
 
-def damaged_batches(
-    clusters: Sequence[Crystal], species: Int[np.ndarray, " choices"], *, damage: Any, seed: int
-) -> Float[np.ndarray, "N 64 64 3"]:
-    """Fingerprints of clusters after `damage`, each with a key of its own; the same for the same seed."""
-    images = np.zeros((len(clusters), 64, 64, 3), np.float32)
+def batches(
+    clusters: Sequence[Crystal], *, seed: int
+) -> Iterator[tuple[Int[np.ndarray, " batch"], Key[Array, " batch"], PaddedAtoms]]:
+    """Yields scaled clusters in batches of few sizes, with a key each, the same for a seed, and which ones they are.
+
+    A batch is filled up with clusters that it has already, keys included.
+    """
     for part in scaled(clusters):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), part.atoms.species.shape[1]), len(part.rows))
         size = min(_CHUNK, -(-len(part.rows) // _STEP) * _STEP)
         for start in range(0, len(part.rows), _CHUNK):
             chosen = np.resize(np.arange(start, min(start + _CHUNK, len(part.rows))), size)
-            atoms = PaddedAtoms(*(values[chosen] for values in part.atoms))
-            made = damaged_images(shipped_variables(), keys[chosen], atoms, jnp.asarray(species), damage=damage)
-            images[part.rows[chosen]] = np.asarray(made)
+            yield part.rows[chosen], keys[chosen], PaddedAtoms(*(values[chosen] for values in part.atoms))
+
+
+def damaged_batches(
+    clusters: Sequence[Crystal], species: Int[np.ndarray, " choices"], *, severity: float, seed: int
+) -> Float[np.ndarray, "N 64 64 3"]:
+    """Fingerprints of clusters after :func:`random_damage`, each with a key of its own; the same for the same seed."""
+    images = np.zeros((len(clusters), 64, 64, 3), np.float32)
+    for rows, keys, atoms in batches(clusters, seed=seed):
+        made = damaged_images(shipped_variables(), keys, atoms, jnp.asarray(species), severity=severity)
+        images[rows] = np.asarray(made)
     return images
 
 
@@ -237,13 +241,13 @@ def evenly(
 
 
 def damaged_examples(
-    study: Labelled, rows: Int[np.ndarray, " n"], counts: Mapping[str, int], *, damage: Any, seed: int
+    study: Labelled, rows: Int[np.ndarray, " n"], counts: Mapping[str, int], *, severity: float = 1.0, seed: int
 ) -> tuple[Float[np.ndarray, "N 64 64 3"], Int[np.ndarray, " N"]]:
     """Fingerprints of damaged pieces of so many structures of each class, and their labels; the same for a seed."""
     rng = np.random.default_rng(seed)
     drawn = evenly(study, rows, counts, rng)
     pieces = [piece(study, row, rng) for row in drawn.tolist()]
-    return damaged_batches(pieces, known_species(study), damage=damage, seed=seed), study.dataset.labels[drawn]
+    return damaged_batches(pieces, known_species(study), severity=severity, seed=seed), study.dataset.labels[drawn]
 
 
 _Sites = tuple[tuple[float, float, float], ...]

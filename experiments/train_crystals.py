@@ -123,16 +123,7 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     results = {
         "experiment": "train_crystals",
         "config": dataclasses.asdict(config) | {"source": pathlib.Path(config.source).name},
-        "structures": {
-            "labelled": len(dataset.labels),
-            "training": len(split.training),
-            "validation": len(split.validation),
-            "near_degenerate_in_validation": int(held_out.near_degenerate.sum()),
-            "dropped": dict(dataset.dropped),
-            "unreadable": len(dataset.failures),
-            "duplicates": dataset.duplicates,
-            "validation_elements": split.elements,
-        },
+        "structures": _counted(dataset, split, held_out),
         "classes": CLASS_NAMES,
         "figures": figures,
         **trained(fitted.history),
@@ -152,6 +143,22 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     )
     (workdir / RESULTS.name).write_text(json.dumps(results, indent=1) + "\n")
     return results
+
+
+def _counted(
+    dataset: datasets.LabelledStructures, split: datasets.Split, held_out: datasets.LabelledStructures
+) -> dict[str, Any]:
+    """How many structures there were, and what became of them."""
+    return {
+        "labelled": len(dataset.labels),
+        "training": len(split.training),
+        "validation": len(split.validation),
+        "near_degenerate_in_validation": int(held_out.near_degenerate.sum()),
+        "dropped": dict(dataset.dropped),
+        "unreadable": len(dataset.failures),
+        "duplicates": dataset.duplicates,
+        "validation_elements": split.elements,
+    }
 
 
 class NearestNeighbour:

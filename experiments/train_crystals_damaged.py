@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.crystal_study import damaged_examples, equal_counts, labelled, random_damage, roles
+from experiments.crystal_study import damaged_examples, equal_counts, labelled, roles
 from experiments.records import command, provenance, trained
 from experiments.train_crystals import RECIPES
 from jaxclear import models, training
@@ -61,7 +61,7 @@ class Config:
 
 def smoke_config(source: str) -> Config:
     """Returns settings that run in seconds on a handful of structures."""
-    return Config(source=source, share=0.002, development=14, optimisation=training.TrainConfig(epochs=1, batch_size=8))
+    return Config(source=source, share=0.0005, development=14, optimisation=training.TrainConfig(epochs=1, batch_size=8))
 
 
 def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict[str, Any]:
@@ -75,10 +75,10 @@ def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict
     study = labelled(config.source)
     parts = roles(study.dataset)
     counts = {name: max(1, round(config.share * number)) for name, number in EXAMPLES.items()}
-    images, labels = damaged_examples(study, parts.training, counts, damage=random_damage, seed=config.seed)
+    images, labels = damaged_examples(study, parts.training, counts, seed=config.seed)
     outside = parts.development[~study.dataset.near_degenerate[parts.development]]
     even = equal_counts(config.development)
-    validation = damaged_examples(study, outside, even, damage=random_damage, seed=config.seed + 1)
+    validation = damaged_examples(study, outside, even, seed=config.seed + 1)
     module, _ = models.build("crystal")
     fitted = training.fit(
         module,

@@ -23,12 +23,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from experiments.crystal_study import Labelled, equal_counts, evenly, labelled, piece, random_damage, roles, scaled
+from experiments.crystal_study import Labelled, batches, equal_counts, evenly, labelled, piece, random_damage, roles
 from experiments.records import command, provenance
 from jaxclear import models
 from jaxclear.crystals.cells import PaddedAtoms
 from jaxclear.crystals.defect_kernels import count_of, displace, remove
-from jaxclear.crystals.scale import ScaleNetwork, pair_features
+from jaxclear.crystals.scale import NUM_FEATURES, ScaleNetwork, pair_features
 from jaxclear.models import weights
 
 PACKAGE_WEIGHTS = pathlib.Path(models.__file__).parent / "data" / "length_scale.safetensors"
@@ -137,16 +137,14 @@ def _examples(
     """Features and targets of structures drawn equally from the classes, each damaged on its own."""
     rng = np.random.default_rng(seed)
     drawn = evenly(study, rows, equal_counts(count), rng)
-    features, targets = [], []
-    for part in scaled([piece(study, row, rng) for row in drawn.tolist()]):
-        if len(part.rows):
-            keys = jax.random.split(
-                jax.random.fold_in(jax.random.key(seed), part.atoms.species.shape[1]), len(part.rows)
-            )
-            found, mean = _measured(keys, part.atoms, amounts, damage=damage)
-            features.append(np.asarray(found))
-            targets.append(-np.log(np.asarray(mean)))
-    return np.concatenate(features), np.concatenate(targets)
+    features, targets = np.zeros((len(drawn), NUM_FEATURES), np.float32), np.zeros(len(drawn), np.float32)
+    order: list[int] = []
+    for made, keys, atoms in batches([piece(study, row, rng) for row in drawn.tolist()], seed=seed):
+        found, mean = _measured(keys, atoms, amounts, damage=damage)
+        features[made], targets[made] = np.asarray(found), -np.log(np.asarray(mean))
+        order += made.tolist()
+    by_size = list(dict.fromkeys(order))
+    return features[by_size], targets[by_size]
 
 
 def _fit(features: Float[np.ndarray, "N F"], target: Float[np.ndarray, " N"], config: Config) -> Any:
