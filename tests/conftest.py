@@ -1,4 +1,4 @@
-"""Two CPU devices, or TEST_DEVICES, so that multi-device code is always tested; everywhere the same examples.
+"""Eight CPU devices, or TEST_DEVICES, so that multi-device code is always tested; everywhere the same examples.
 
 Nothing compiled is kept: commands under test leave the user's cache folder alone.
 
@@ -9,15 +9,16 @@ import os
 
 import hypothesis
 
+os.environ["TEST_DEVICES"] = os.environ.get("TEST_DEVICES", "8")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
-    f" --xla_force_host_platform_device_count={os.environ.get('TEST_DEVICES', '2')}"
+    f" --xla_force_host_platform_device_count={os.environ['TEST_DEVICES']}"
 )
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 # JAX reads the one above when it is imported, what is below when it looks for its devices.
 from jaxclear.cpu_threads import threads_for
 
-os.environ["NPROC"] = str(threads_for(int(os.environ.get("TEST_DEVICES", "2"))))
+os.environ["NPROC"] = str(threads_for(int(os.environ["TEST_DEVICES"])))
 
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")

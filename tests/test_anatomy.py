@@ -11,6 +11,7 @@ import jaxclear
 from data import trees
 from experiments import anatomy, phantoms_limbs
 from experiments.anatomy_augment import Augment, stretched_crop
+from networks import initial
 
 IMAGES = phantoms_limbs.make(8, 32, seed=0).images.astype(np.float32) / 255
 
@@ -57,7 +58,7 @@ def test_anatomy_on_the_tasks_folder(tmp_path):
 
 def test_the_attentive_map_is_the_maximum_over_the_units():
     module, _ = anatomy.models.build("anatomy-shallow", classes=8)
-    variables = module.init(jax.random.key(0), IMAGES[:1])
+    variables = initial(module, IMAGES[:1])
     found = anatomy.attention_maps(module.apply, variables, IMAGES, rule="guided", units=3)
     assert jaxclear.layers(module.apply, variables, IMAGES)[anatomy.LAST_CONVOLUTION] == "Conv_2"
     respond = jaxclear.unit_responses(module.apply, "Conv_2", top_n=3, rule="guided")

@@ -10,7 +10,6 @@ import textwrap
 from pathlib import Path
 
 import ase.io
-import jax
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
@@ -19,6 +18,7 @@ from PIL import Image
 import jaxclear
 from jaxclear import cli, crystals, models
 from jaxclear.commands import classify, demo, terminal
+from networks import noise
 
 NETWORK = """
     import jax.numpy as jnp
@@ -108,7 +108,7 @@ def images(here, monkeypatch):
     (here / "net_of_hers.py").write_text(textwrap.dedent(NETWORK))
     monkeypatch.syspath_prepend(str(here))
     monkeypatch.delitem(sys.modules, "net_of_hers", raising=False)
-    kernel = jax.random.normal(jax.random.key(0), (4, 3, 3, 3))
+    kernel = noise(4, 3, 3, 3)
     models.save_weights(here / "hers.safetensors", {"params": {"kernel": kernel}})
     return here
 

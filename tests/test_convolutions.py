@@ -63,7 +63,7 @@ def test_transposed_is_the_convolution_with_zeros_between(drawn, filters, seed):
     images, kernel, padding, dilation = example(drawn, 2, filters, seed)
     assume(max(dilation) > 1)
     way = Transposed(kernel.shape[:-2], filters, dilation=dilation, padding=padding)
-    found = way(convolve, jnp.asarray(images), way.kernels(jnp.asarray(kernel)))
+    found = jax.jit(lambda images, kernel: way(convolve, images, way.kernels(kernel)))(images, kernel)
     np.testing.assert_allclose(found, plain_convolution(images, kernel, padding, dilation), atol=1e-4)
 
 
@@ -72,9 +72,14 @@ def test_transposed_is_the_convolution_with_zeros_between(drawn, filters, seed):
 def test_thin_convolutions_are_convolutions(drawn, channels, seed):
     images, kernel, padding, _ = example([(*axis[:4], 1) for axis in drawn], channels, 5, seed)
     expected = plain_convolution(images, kernel, padding, [1] * len(padding))
-    found = thin.out_of_few_channels(convolve, jnp.asarray(images), jnp.asarray(kernel), padding)
+
+    @jax.jit
+    def both(images, kernel):
+        one = thin.into_one_channel(convolve, images, thin.beside(kernel[..., :1]), padding)
+        return thin.out_of_few_channels(convolve, images, kernel, padding), one
+
+    found, one = both(images, kernel)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    one = thin.into_one_channel(convolve, jnp.asarray(images), thin.beside(jnp.asarray(kernel[..., :1])), padding)
     np.testing.assert_allclose(one, expected[..., :1], atol=1e-4)
 
 
@@ -100,24 +105,34 @@ def test_values_and_derivatives_of_the_equation_itself(layout, stride, channels)
     def forward(images, kernel):
         return Convolution(equation(plain, images, kernel)).forward(images, kernel)
 
-    expected, pull = jax.vjp(plain, images, kernel)
-    found, found_pull = jax.vjp(forward, images, kernel)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    response = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
-    for ours, theirs in zip(found_pull(response), pull(response), strict=True):
+    response = rng.normal(size=jax.eval_shape(plain, images, kernel).shape).astype(np.float32)
+
+    def all_of(function):
+        """Values, what is passed back to both arguments, and what is pushed forward."""
+
+        def program(images, kernel, response):
+            values, pull = jax.vjp(function, images, kernel)
+            return values, *pull(response), jax.jvp(function, (images, kernel), (images, kernel))[1]
+
+        return jax.jit(program)(images, kernel, response)
+
+    expected, found = all_of(plain), all_of(forward)
+    for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    tangents = (
-        jax.jvp(forward, (images, kernel), (images, kernel))[1],
-        jax.jvp(plain, (images, kernel), (images, kernel))[1],
-    )
-    np.testing.assert_allclose(*tangents, atol=1e-5)
 
-    body = loop_body(lambda response: pull(response)[0], response)
-    np.testing.assert_allclose(body(response), pull(response)[0], atol=1e-5)
-    sums = loop_body(lambda response: pull(response)[0].sum(axis=layout[0].index("C")), response)
-    np.testing.assert_allclose(sums(response), pull(response)[0].sum(axis=layout[0].index("C")), atol=1e-5)
+    @jax.jit
+    def bodies(response):
+        _, pull = jax.vjp(plain, images, kernel)
+        body = loop_body(lambda response: pull(response)[0], response)
+        sums = loop_body(lambda response: pull(response)[0].sum(axis=layout[0].index("C")), response)
+        return body(response), sums(response)
+
+    body, sums = bodies(response)
+    np.testing.assert_allclose(body, expected[1], atol=1e-5)
+    np.testing.assert_allclose(sums, np.asarray(expected[1]).sum(axis=layout[0].index("C")), atol=1e-5)
 
 
+@functools.cache
 def loops():
     rng = np.random.default_rng(1)
     kernel, strided = (jnp.asarray(rng.normal(size=(3, 3, 3, 4)), jnp.float32) for _ in range(2))

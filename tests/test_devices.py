@@ -1,13 +1,10 @@
 """One explanation on several devices is that of one device, however the images lie on them.
 
 Whole numbers in small networks make float32 exact, so that results are compared to the last bit, ties included; the
-expected ones are written out in NumPy. All of this runs on two devices, most of it once more on eight.
+expected ones are written out in NumPy.
 """
 
-import os
-import pathlib
-import subprocess
-import sys
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import jaxclear
 from jaxclear import cpu_threads, devices
 from jaxclear.strong_features import ablation, own_response
-from networks import small_network
+from networks import noise, pictures, small_network
 
 COUNT = jax.device_count()
 KINDS = ("maps", "logits")
@@ -150,39 +147,51 @@ EXPLANATIONS = {
 }
 
 
+LABELS = np.arange(8) % 5
+
+
+@functools.cache
+def explained(name):
+    """An explanation, its variables and images, and what it is of images on one device: without and with labels."""
+    apply, variables, images = small_network(batch=8)
+    explain = EXPLANATIONS[name](apply)
+    labelled = explain(variables, images, LABELS) if name in ("heat", "own") else None
+    return explain, variables, images, explain(variables, images), labelled
+
+
+def nearly_the_same(found, expected):
+    # Other orders of sums exchange classes that are equal but for rounding.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+
+
 @pytest.mark.parametrize("name", EXPLANATIONS)
 @pytest.mark.parametrize(
     ("split", "axes"), [*((split, AxisType.Auto) for split in SPLITS), ("both", AxisType.Explicit)]
 )
 def test_every_explanation_follows_the_images(name, split, axes):
-    apply, variables, images = small_network(batch=8)
-    explain = EXPLANATIONS[name](apply)
+    explain, variables, images, expected, labelled = explained(name)
     placed = on_mesh(images, *SPLITS[split], axes)
-    found = explain(variables, placed)
-    # Other orders of sums exchange classes that are equal but for rounding.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, explain(variables, images))
+    nearly_the_same(explain(variables, placed), expected)
     if name == "heat":
-        labels = jnp.arange(8) % 5
-        there, here = explain(variables, placed, labels), explain(variables, images, np.arange(8) % 5)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), there, here)
+        nearly_the_same(explain(variables, placed, jnp.asarray(LABELS)), labelled)
 
 
 @pytest.mark.parametrize("name", EXPLANATIONS)
 def test_a_mesh_that_the_user_has_set_is_no_obstacle(name):
-    apply, variables, images = small_network(batch=8)
-    explain = EXPLANATIONS[name](apply)
-    more = (np.arange(8) % 5,) if name in ("heat", "own") else ()
-    expected = explain(variables, images, *more)
+    explain, variables, images, expected, labelled = explained(name)
     for axes in (AxisType.Auto, AxisType.Explicit):
         with jax.set_mesh(jax.make_mesh((COUNT,), ("mine",), axis_types=(axes,))) as _:
-            found = explain(*jaxclear.place(variables, images), *more)
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+            placed = jaxclear.place(variables, images)
+            if labelled is None:
+                nearly_the_same(explain(*placed), expected)
+            else:
+                nearly_the_same(explain(*placed, LABELS), labelled)
 
 
 def many_convolutions(classes):
     """A network of two convolutions that XLA's pool of threads computes, and images for every device."""
-    kernels = [jax.random.normal(jax.random.key(k), (7, 7, c, 8)) / 20 for k, c in enumerate((3, 8))]
-    kernels.append(jax.random.normal(jax.random.key(2), (1, 1, 8, classes)))
+    kernels = [noise(7, 7, c, 8, seed=k) / 20 for k, c in enumerate((3, 8))]
+    kernels.append(noise(1, 1, 8, classes, seed=2))
 
     def apply(kernels, x):
         for kernel in kernels[:-1]:
@@ -192,7 +201,7 @@ def many_convolutions(classes):
     def convolve(x, kernel):
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-    return apply, kernels, jax.random.uniform(jax.random.key(3), (8 * COUNT, 16, 16, 3))
+    return apply, kernels, pictures(8 * COUNT, 16, 16, 3)
 
 
 def test_long_programs_are_right_where_there_are_threads_to_spare():
@@ -242,8 +251,7 @@ def test_random_regions_do_not_depend_on_the_devices():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), there, here)
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_a_loss_of_a_map_has_the_same_gradient(split):
+def test_a_loss_of_a_map_has_the_same_gradient():
     apply, variables, images = small_network(batch=8)
     clear = jaxclear.clear_map(apply, rule="guided")
 
@@ -251,8 +259,9 @@ def test_a_loss_of_a_map_has_the_same_gradient(split):
         return (clear(variables, images).dominant_response ** 2).sum()
 
     here = jax.grad(loss)(variables, images)
-    there = jax.grad(loss)(variables, on_mesh(images, *SPLITS[split]))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), there, here)
+    for split in SPLITS.values():
+        there = jax.grad(loss)(variables, on_mesh(images, *split))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), there, here)
 
 
 @pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit])
@@ -339,14 +348,3 @@ def test_what_cannot_be_placed():
         jaxclear.place(None, images.astype(int))
     with pytest.raises(ValueError, match=r"expected a jax\.sharding\.Mesh, got list"):
         jaxclear.place(None, images, mesh=jax.devices())
-
-
-@pytest.mark.skipif(COUNT != 2, reason="this is that run")
-def test_eight_devices():
-    chosen = "not every and not gradient and not regions and not obstacle"
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", chosen, __file__]
-    root = pathlib.Path(__file__).parents[1]
-    settings = {**os.environ, "TEST_DEVICES": "8"}
-    done = subprocess.run(command, env=settings, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert "1 skipped" in done.stdout

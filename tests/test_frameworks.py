@@ -2,6 +2,8 @@
 
 import os
 
+from networks import initial, pictures
+
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
@@ -14,7 +16,7 @@ from jax import lax
 
 import jaxclear
 
-IMAGES = jax.random.uniform(jax.random.key(0), (2, 12, 12, 3))
+IMAGES = pictures(2, 12, 12, 3)
 
 
 def linen():
@@ -25,7 +27,7 @@ def linen():
             x = nn.BatchNorm(use_running_average=True)(nn.Conv(4, (3, 3))(x))
             return nn.Conv(5, (1, 1))(nn.relu(x))
 
-    return Net().apply, Net().init(jax.random.key(0), IMAGES), ("Conv_0", "Conv_1", "Conv_2")
+    return Net().apply, initial(Net(), IMAGES), ("Conv_0", "Conv_1", "Conv_2")
 
 
 def linen_bound():

@@ -11,7 +11,7 @@ from jax import lax
 
 from jaxclear import models
 from jaxclear.trace import keeps_images_apart
-from networks import random_networks, small_network, to_jax
+from networks import initial, random_networks, small_network, to_jax
 
 BATCH, PART = 6, 2
 SHAPE = (BATCH, 4, 4, 3)
@@ -59,7 +59,7 @@ class Normalised(nn.Module):
 
 def flax_network(module):
     """Returns apply and variables."""
-    variables = module.init(jax.random.key(0), jnp.zeros(SHAPE))
+    variables = initial(module, jnp.zeros(SHAPE))
     mutable = ["batch_stats"] if getattr(module, "train", False) else False
 
     def apply(variables, images):
@@ -263,6 +263,7 @@ STEPS = {
     st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 3)), min_size=1, max_size=5), st.integers(0, 99)
 )
 def test_where_images_are_said_to_be_apart_the_others_can_be_changed(steps, seed):
+    @jax.jit
     def apply(_, x):
         for name, number in steps:
             x = STEPS[name](x, number)

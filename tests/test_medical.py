@@ -11,6 +11,7 @@ import pytest
 from data import trees
 from experiments import anatomy, lung, mapping, medical, records, retinopathy, train_mnist, train_svhn
 from jaxclear.dataset.sources import Failure
+from networks import initial
 
 
 def test_maps_in_batches_are_those_of_each_image():
@@ -121,7 +122,7 @@ def test_maps_of_rightly_graded_phantoms_are_scored(phantoms):
     config = retinopathy.smoke_config(None)
     _, test, fundus, _ = retinopathy._data(config)
     module = retinopathy.Normalised(retinopathy.models.build("retinopathy")[0])
-    variables = module.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    variables = initial(module, jnp.zeros((1, 32, 32, 3)))
     config = retinopathy.dataclasses.replace(config, rules=("deconvnet",))
     scores = retinopathy._map_scores(config, module, variables, test, test.grades, fundus)
     assert scores["images"] == (test.grades > 0).sum()

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -74,7 +73,7 @@ def test_gallery_marks_what_is_wrong(found):
 @pytest.mark.parametrize("shape", [(12, 12, 1), (10, 30, 3), (30, 10, 3)])
 @pytest.mark.parametrize("count", [1, 5, 100])
 def test_an_image_is_shown_with_its_maps(shape, count):
-    image = np.asarray(jax.random.uniform(jax.random.key(0), shape))
+    image = np.random.default_rng(0).random(shape, np.float32)
     probabilities = np.full(count, 1 / count)
     figure = plot.image_figure(
         image,

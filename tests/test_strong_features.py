@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 from jaxclear import class_responses
 from jaxclear.models.layers import Conv, ConvNet, Dense, MaxPool
 from jaxclear.strong_features import ablation, keep, own_response, random_region, strong_mask
+from networks import initial, pictures
 
 MODULE = ConvNet(layers=(Conv(3, 4), MaxPool(2, 2), Conv(1, 3)))
-IMAGES = jax.random.uniform(jax.random.key(0), (5, 8, 8, 2))
-VARIABLES = MODULE.init(jax.random.key(1), IMAGES)
+IMAGES = pictures(5, 8, 8, 2)
+VARIABLES = initial(MODULE, IMAGES, seed=1)
 
 
 @pytest.mark.parametrize("rule", ["backprop", "deconvnet", "guided", "linear"])
 @pytest.mark.parametrize("module", [MODULE, ConvNet(layers=(Conv(3, 4), Dense(3)))], ids=["maps", "logits"])
 def test_own_response_is_that_of_the_class(rule, module):
-    variables = module.init(jax.random.key(1), IMAGES)
+    variables = initial(module, IMAGES, seed=1)
     everything = class_responses(module.apply, rule=rule)(variables, IMAGES).sum(-1)
     labels = np.array([0, 2, 1, 1, 2])
     found = own_response(module.apply, rule=rule)(variables, IMAGES, labels)

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax import lax
 
 import jaxclear
+from networks import initial, noise
 
 X = jnp.array([[-2.0, -0.5, 0.0, 0.5, 2.0, 9.0]])
 DTYPES = (jnp.float32, jnp.bfloat16)
@@ -130,8 +131,8 @@ def test_on_unmatched():
 @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm])
 def test_the_guard_in_a_normalisation_is_no_relu(norm):
     model = norm(num_groups=2) if norm is nn.GroupNorm else norm()
-    images = jax.random.normal(jax.random.key(0), (2, 4, 4, 4))
-    variables = model.init(jax.random.key(0), images)
+    images = noise(2, 4, 4, 4)
+    variables = initial(model, images)
     report = jaxclear.coverage(model.apply, variables, images)
     assert not report.replaced
     assert {entry.name.split(".")[0] for entry in report.kept} <= {
@@ -150,7 +151,7 @@ def test_the_guard_in_a_normalisation_is_no_relu(norm):
 def test_batch_norm_in_use_is_linear():
     model = nn.BatchNorm(use_running_average=True)
     images = jnp.ones((2, 4, 4, 3))
-    assert jaxclear.coverage(model.apply, model.init(jax.random.key(0), images), images).complete
+    assert jaxclear.coverage(model.apply, initial(model, images), images).complete
 
 
 def test_a_maximum_of_weights_alone_is_not_the_networks_relu():
@@ -209,8 +210,8 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("rule", ["deconvnet", "guided", "linear"])
 def test_the_tracer_looks_through_every_call(name, rule):
-    x = jax.random.normal(jax.random.key(0), (4, 2))
-    seed = jax.random.normal(jax.random.key(1), (4, 2))
+    x = noise(4, 2)
+    seed = noise(4, 2, seed=1)
     expected = seed
     values = [x]
     for _ in range(3):
@@ -251,8 +252,8 @@ def test_the_outer_rule_wins():
 
 
 def test_a_network_with_a_rule_is_explained_like_the_network():
-    kernels = [jax.random.normal(jax.random.key(n), (3, 3, *c)) for n, c in enumerate(((8, 16), (16, 5)))]
-    images = jax.random.normal(jax.random.key(2), (2, 8, 8, 8))
+    kernels = [noise(3, 3, *c, seed=n) for n, c in enumerate(((8, 16), (16, 5)))]
+    images = noise(2, 8, 8, 8, seed=2)
 
     def convolve(x, kernel):
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))

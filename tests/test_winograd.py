@@ -27,6 +27,12 @@ def numbers(shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
+def in_tiles(images, kernel, padding):
+    """What is tested: all of it in one program, as a loop has it."""
+    program = jax.jit(lambda images, kernel: winograd.convolve(images, winograd.kernels(kernel), padding))
+    return np.asarray(program(images, kernel))
+
+
 def convolution(images, kernel, padding):
     """The definition in loops, float64."""
     layer = reference.Conv(np.asarray(kernel, np.float64), np.zeros(kernel.shape[-1]), padding=tuple(padding))
@@ -39,7 +45,7 @@ def test_tiles_give_the_convolution(rows, columns, channels, filters, seed):
     padding = [axis[1:] for axis in (rows, columns)]
     assume(all(axis[0] + min(axis[1:]) > 0 and sum(axis) > 2 for axis in (rows, columns)))
     images, kernel = numbers((2, rows[0], columns[0], channels), seed), numbers((3, 3, channels, filters), seed + 1)
-    found = winograd.convolve(images, winograd.kernels(kernel), padding)
+    found = in_tiles(images, kernel, padding)
     expected = convolution(images, kernel, padding)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -50,11 +56,9 @@ def test_nothing_comes_of_nothing(height, width, share, seed):
     """A pixel all of whose 3x3 neighbours are zero is zero: exactly, not but for rounding."""
     rng = np.random.default_rng(seed)
     images = 1e3 * rng.normal(size=(1, height, width, 5)) * (rng.random((1, height, width, 1)) < share)
-    found = winograd.convolve(
-        jnp.asarray(images, jnp.float32), winograd.kernels(numbers((3, 3, 5, 4), seed)), [(1, 1), (1, 1)]
-    )
+    found = in_tiles(images.astype(np.float32), numbers((3, 3, 5, 4), seed), [(1, 1), (1, 1)])
     reached = convolution((images != 0).any(axis=-1, keepdims=True), np.ones((3, 3, 1, 1)), [(1, 1), (1, 1)])
-    assert not np.asarray(found)[reached[..., 0] == 0].any()
+    assert not found[reached[..., 0] == 0].any()
 
 
 def pulled(channels=MANY, filters=MANY, taps=(3, 3), size=(8, 9), stride=1, dtype=jnp.float32):

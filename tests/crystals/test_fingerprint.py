@@ -119,7 +119,7 @@ def test_gradient_against_finite_differences_of_the_direct_sum():
         p, o = positions.astype(float) + size * step[0], occupancies.astype(float) + size * step[1]
         return np.sum(reference.fingerprint(p, species, o) * weights)
 
-    gradients = jax.grad(loss, argnums=(0, 1))(positions, occupancies)
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(positions, occupancies)
     slope = sum(np.sum(np.asarray(g, float) * s) for g, s in zip(gradients, step, strict=True))
     h = 1e-5
     np.testing.assert_allclose(slope, (loss64(h) - loss64(-h)) / (2 * h), rtol=2e-4)

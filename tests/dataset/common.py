@@ -4,8 +4,10 @@ import hashlib
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxclear.clear import ClearMap
 from jaxclear.dataset import Item, explain_dataset
@@ -55,6 +57,11 @@ class Images:
 
 def image(index, size=SIZE):
     return np.random.default_rng(index).uniform(-1, 1, (size, size, 1)).astype(np.float32)
+
+
+def two_devices():
+    """A mesh for the tests in which what is counted depends on the number of devices."""
+    return Mesh(np.array(jax.devices()[:2]), ("items",))
 
 
 def run(out, source, **options):

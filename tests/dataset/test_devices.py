@@ -21,7 +21,7 @@ from jaxclear.dataset import memory, open_store, program
 from jaxclear.dataset.loading import Groups, Part, UnitItems
 from jaxclear.dataset.program import Program, local_mesh
 from networks import small_network
-from tests.dataset.common import SIZE, WEIGHTS, Images, explain, files, run
+from tests.dataset.common import SIZE, WEIGHTS, Images, explain, files, run, two_devices
 
 COLLECTIVE = re.compile(r"all-gather|all-reduce|all-to-all|collective|reduce-scatter|partition-id|\bsend\b|\brecv\b")
 ROOT = Path(__file__).parents[2]
@@ -128,7 +128,7 @@ def test_nothing_is_communicated():
     apply, variables, images = small_network(batch=4, size=8)
     clear = jaxclear.clear_map(apply, class_block=5)
     mapped = Program(clear, variables, local_mesh(None), 2)
-    assert mapped.devices == 2
+    assert mapped.devices == jax.device_count()
     compiled = mapped.compile(np.asarray(images[0]), 2).as_text()
     assert "convolution" in compiled
     assert not COLLECTIVE.search(compiled)
@@ -147,7 +147,7 @@ def test_an_initialised_jax_distributed_is_left_alone(tmp_path):
     code = """
         import sys, jax
         jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
-        from tests.dataset.common import Images, run
+        from tests.dataset.common import Images, run, two_devices
         assert (len(jax.devices()), len(jax.local_devices())) == (2, 1)
         done = run(sys.argv[1], Images(21))
         assert (done.devices, done.units) == (1, 3), done
@@ -236,7 +236,7 @@ def test_exhaustion_in_the_middle_halves_the_batch_and_is_told(tmp_path, monkeyp
 
     monkeypatch.setattr(Program, "call", exhausted)
     log = []
-    done = run(tmp_path / "store", Images(21), batch=4, log=log.append)
+    done = run(tmp_path / "store", Images(21), batch=4, log=log.append, mesh=two_devices())
     assert (done.batch, done.missing, done.failed) == (1, 0, 0)
     assert [event["batch"] for event in log if event["event"] == "exhausted"] == [2, 1]
     found, reference = (files(tmp_path / name) for name in ("store", "unbroken"))
@@ -257,7 +257,7 @@ def test_one_item_too_much_is_an_error(tmp_path, monkeypatch):
 def test_devices_of_other_processes_are_refused(monkeypatch):
     mesh = local_mesh(None)
     monkeypatch.setattr(program.jax, "process_index", lambda: 1)
-    with pytest.raises(ValueError, match="of this process's devices, got 2 of other"):
+    with pytest.raises(ValueError, match=f"of this process's devices, got {jax.device_count()} of other"):
         local_mesh(mesh)
 
 
@@ -271,7 +271,7 @@ def test_buffers_handed_to_the_device_are_never_used_again(tmp_path, monkeypatch
         return put(value, *others)
 
     monkeypatch.setattr(program.jax, "device_put", watched)
-    run(tmp_path / "store", Images(21))
+    run(tmp_path / "store", Images(21), mesh=two_devices())
     assert len(seen) > 3
     for value, before in seen:
         np.testing.assert_array_equal(value, before)
@@ -308,7 +308,7 @@ def test_limits_of_control_groups_and_of_their_parents(tmp_path):
 
 
 def test_results_that_wait_on_the_host_take_part_of_a_cpus_memory(monkeypatch):
-    monkeypatch.setattr(memory, "_host_memory", lambda: 2e9)
+    monkeypatch.setattr(memory, "_host_memory", lambda: 1e9 * jax.device_count())
     device = jax.devices()[0]
     assert memory.choose_batch(lambda batch: batch * 1_000_000, 1, 4096, device) == 256
     assert memory.choose_batch(lambda batch: batch * 1_000_000, 1, 4096, device, rows=10**9) == 128

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import jaxclear
 from jaxclear.dataset import ArraySource, Item, ItemError, StoreError, explain_dataset, open_store, verify
 from networks import small_network
-from tests.dataset.common import CLASSES, SIZE, WEIGHTS, Images, explain, files, image, numpy_explain, run
+from tests.dataset.common import CLASSES, SIZE, WEIGHTS, Images, explain, files, image, numpy_explain, run, two_devices
 
 
 @settings(max_examples=12, deadline=None)
@@ -82,7 +82,7 @@ def test_the_network_in_the_store_is_the_network_called_directly(tmp_path):
     clear = jaxclear.clear_map(apply)
     log = []
     done = explain_dataset(clear, variables, images, tmp_path / "store", batch=3, log=log.append)
-    assert (done.items, done.failed, done.missing, done.devices) == (9, 0, 0, 2)
+    assert (done.items, done.failed, done.missing, done.devices) == (9, 0, 0, jax.device_count())
     expected = clear(variables, images)
     found = open_store(tmp_path / "store").clear_map(np.arange(9))
     np.testing.assert_array_equal(found.dominant_class, expected.dominant_class)
@@ -269,7 +269,7 @@ def test_the_reader_waits_for_a_slow_writer(tmp_path, monkeypatch):
         write(store, done)
 
     monkeypatch.setattr(Store, "write", slow)
-    run(tmp_path / "store", Counting(160))
+    run(tmp_path / "store", Counting(160), mesh=two_devices())
     assert [unit for unit, _ in written] == list(range(40))
     # Units ahead of the one being written: those that wait for the writer, are on the devices, or in the queue.
     assert max(count - 4 * unit for unit, count in written) <= 4 * 12

@@ -7,6 +7,7 @@ import pytest
 
 from jaxclear import models
 from jaxclear.models.layers import BatchNorm, Conv, Dense, Dropout, MaxPool, Relu
+from networks import initial, pictures
 
 # Transcribed from the thesis's tables, apart from the code: kernel, filters; "pool"; width and dropout of dense layers.
 TABLES = {
@@ -67,8 +68,8 @@ def test_shapes_and_parameter_count(name, inputs, outputs):
     module, table = models.build(name)
     assert table.input_shape == inputs
     assert table.returns_class_maps == (len(outputs) == 4)
-    variables = module.init(jax.random.key(0), jnp.zeros((1, *inputs)))
-    assert module.apply(variables, jnp.zeros((2, *inputs))).shape == outputs
+    variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *inputs)))
+    assert jax.eval_shape(module.apply, variables, jnp.zeros((2, *inputs))).shape == outputs
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == _counted(name)
 
 
@@ -83,8 +84,8 @@ def test_classes_and_channels_can_be_overridden(name):
 
 def test_evaluation_is_the_default_and_training_drops_out():
     module, table = models.build("crystal")
-    images = jax.random.uniform(jax.random.key(1), (4, *table.input_shape))
-    variables = module.init(jax.random.key(0), images)
+    images = pictures(4, *table.input_shape)
+    variables = initial(module, images)
     np.testing.assert_array_equal(module.apply(variables, images), module.apply(variables, images, train=False))
     outputs = [
         module.apply(variables, images, train=True, rngs={"dropout": jax.random.key(seed)}, mutable=["batch_stats"])
@@ -129,8 +130,8 @@ def test_medical_networks_return_class_maps(name, maps):
 
 def test_the_class_layer_has_no_relu():
     module, table = models.build("mnist")
-    images = jax.random.uniform(jax.random.key(0), (8, *table.input_shape))
-    assert float(module.apply(module.init(jax.random.key(0), images), images).min()) < 0
+    images = pictures(8, *table.input_shape)
+    assert float(module.apply(initial(module, images), images).min()) < 0
 
 
 @pytest.mark.parametrize(

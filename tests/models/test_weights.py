@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from jaxclear import models
 from jaxclear.models import WeightsError, weights
+from networks import initial, pictures
 
 DTYPES = st.sampled_from([np.float32, np.float64, np.float16, np.int32, np.int64, np.uint8, np.bool_])
 ARRAYS = DTYPES.flatmap(
@@ -59,7 +60,7 @@ def test_strided_arrays_and_jax_arrays(tmp_path):
 
 def test_names_are_paths_and_every_network_comes_back(tmp_path):
     module, table = models.build("crystal")
-    variables = module.init(jax.random.key(0), jnp.zeros((1, *table.input_shape)))
+    variables = initial(module, jnp.zeros((1, *table.input_shape)))
     weights.save(tmp_path / "w", variables)
     assert b'"params/Conv_0/kernel"' in (tmp_path / "w").read_bytes()
     assert b'"batch_stats/BatchNorm_0/mean"' in (tmp_path / "w").read_bytes()
@@ -94,7 +95,7 @@ def test_weights_of_another_network(tmp_path):
     shapes = {}
     for name in ("mnist", "svhn"):
         module, table = models.build(name)
-        shapes[name] = module.init(jax.random.key(0), jnp.zeros((1, *table.input_shape)))
+        shapes[name] = initial(module, jnp.zeros((1, *table.input_shape)))
     weights.save(tmp_path / "svhn", shapes["svhn"])
     with pytest.raises(WeightsError) as error:
         weights.load(tmp_path / "svhn", shapes["mnist"])
@@ -107,8 +108,8 @@ def test_weights_of_another_network(tmp_path):
 
 def test_load_with_own_weights(tmp_path):
     module, table = models.build("mnist")
-    images = jax.random.uniform(jax.random.key(1), (2, *table.input_shape))
-    variables = module.init(jax.random.key(0), images)
+    images = pictures(2, *table.input_shape)
+    variables = initial(module, images)
     weights.save(tmp_path / "own", variables, {"training": '{"accuracy": 0.5}'})
     first, second = (models.load("mnist", weights=tmp_path / "own") for _ in range(2))
     np.testing.assert_array_equal(first.apply(first.variables, images), module.apply(variables, images))
