@@ -61,7 +61,9 @@ class Config:
 
 def smoke_config(source: str) -> Config:
     """Returns settings that run in seconds on a handful of structures."""
-    return Config(source=source, share=0.0005, development=14, optimisation=training.TrainConfig(epochs=1, batch_size=8))
+    return Config(
+        source=source, share=0.0005, development=14, optimisation=training.TrainConfig(epochs=1, batch_size=8)
+    )
 
 
 def run(config: Config, workdir: pathlib.Path, *, progress: bool = True) -> dict[str, Any]:
