@@ -197,16 +197,15 @@ def overlay(
         raise ValueError(f"expected images of shape {(*colour.shape[:-1], 'C')}, got {images.shape}")
     if not 0 <= opacity <= 1:
         raise ValueError(f"expected opacity between 0 and 1, got {opacity}")
-    return _laid_over(colour, images, opacity)
+    grey = images.mean(axis=-1, keepdims=True)  # of NumPy's numbers by NumPy: float64 may need all of its digits
+    axes = tuple(range(1, images.ndim))
+    low, high = grey.min(axis=axes, keepdims=True), grey.max(axis=axes, keepdims=True)
+    return _laid_over(colour, (grey - low) / jnp.where(high > low, high - low, 1), opacity)
 
 
 @jax.jit
 def _laid_over(
-    colour: Float[Array, "B *spatial 3"], images: Float[Array, "B *spatial C"], opacity: float
+    colour: Float[Array, "B *spatial 3"], grey: Float[Array, "B *spatial 1"], opacity: float
 ) -> Float[Array, "B *spatial 3"]:
-    grey = images.mean(axis=-1, keepdims=True)
-    axes = tuple(range(1, images.ndim))
-    low, high = grey.min(axis=axes, keepdims=True), grey.max(axis=axes, keepdims=True)
-    grey = (grey - low) / jnp.where(high > low, high - low, 1)
     cover = opacity * colour.max(axis=-1, keepdims=True)
     return jnp.clip(grey * (1 - cover) + colour * opacity, 0, 1)

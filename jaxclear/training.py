@@ -15,23 +15,17 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Shaped
 
 from jaxclear._progress import Progress
 from jaxclear.checkpoints import Checkpoints
-from jaxclear.class_backprop import scores_of
-from jaxclear.evaluation import Evaluation, TrainingError, check_classes, checked_labels, evaluate, predict
-from jaxclear.inputs import as_floats
-from jaxclear.optimizers import optimizer_of
-from jaxclear.trace import loop_body
+from jaxclear.evaluation import Evaluation, TrainingError, checked_labels, evaluate, predict
+from jaxclear.training_step import Batch, State, TrainConfig, start
 
 __all__ = [
     "EpochRecord",
@@ -44,53 +38,8 @@ __all__ = [
     "predict",
 ]
 
-Augment = Callable[[jax.Array, jax.Array], jax.Array]
-_Batch = tuple[Any, Any, Any]  # images, labels, weights
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 """Of a function among a network's settings, another in each process."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to train.
-
-    Attributes:
-        epochs: Passes over the images.
-        batch_size: Images a step; the last batch of an epoch is filled up with images from its start.
-        learning_rate: Adam's learning rate, at its highest.
-        muon_learning_rate: Where given, the kernels of hidden layers are trained by Muon at this rate, and Adam has
-            the rest: see `jaxclear.optimizers`.
-        decay: `"constant"`, or `"cosine"`: to zero over all the steps.
-        warmup: Share of all the steps over which the rates rise from zero.
-        label_smoothing: Share of the target spread evenly over the classes.
-        seed: Initial weights, order of the images, dropout, augmentation.
-        augment: `(key, images) -> images`, pure, compiled into the step; see `jaxclear.augment`.
-    """
-
-    epochs: int
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    muon_learning_rate: float | None = None
-    decay: str = "constant"
-    warmup: float = 0.0
-    label_smoothing: float = 0.0
-    seed: int = 0
-    augment: Augment | None = None
-
-    def __post_init__(self) -> None:
-        """Raises TrainingError for settings that no training can have."""
-        if self.epochs < 1 or self.batch_size < 1:
-            raise TrainingError(f"expected epochs and batch_size >= 1, got {self.epochs} and {self.batch_size}")
-        if not self.learning_rate > 0:
-            raise TrainingError(f"expected learning_rate > 0, got {self.learning_rate}")
-        if self.muon_learning_rate is not None and not self.muon_learning_rate > 0:
-            raise TrainingError(f"expected muon_learning_rate > 0, got {self.muon_learning_rate}")
-        if self.decay not in ("constant", "cosine"):
-            raise TrainingError(f"expected decay 'constant' or 'cosine', got {self.decay!r}")
-        if not 0 <= self.warmup < 1:
-            raise TrainingError(f"expected warmup in [0, 1), got {self.warmup}")
-        if not 0 <= self.label_smoothing < 1:
-            raise TrainingError(f"expected label_smoothing in [0, 1), got {self.label_smoothing}")
 
 
 class EpochRecord(NamedTuple):
@@ -116,15 +65,6 @@ class TrainResult(NamedTuple):
 
 
 _History = tuple[EpochRecord, ...]
-
-
-class _State(NamedTuple):
-    """What a train step takes and gives back; its buffers are donated."""
-
-    params: Any
-    statistics: Any
-    optimizer: Any
-    step: Any
 
 
 class _Sofar(NamedTuple):
@@ -180,18 +120,13 @@ def fit(
     batch = min(config.batch_size, len(labels))
     steps = -(-len(labels) // batch)
     due = _due(checkpoint_steps)
-    variables = dict(_initialiser(module)(jax.random.key(config.seed), as_floats(images[:1])))
-    classes = jax.eval_shape(module.apply, variables, as_floats(images[:1])).shape[-1]
-    check_classes(labels, classes)
-    optimizer, step = _optimiser_and_step(module, config, steps, classes)
-    params = variables.pop("params")
-    state = _State(params, variables, optimizer.init(params), jnp.zeros((), jnp.int32))
+    step, state = start(module, images[:1], labels, config, steps)
     run = {"run": _run_fingerprint(images, labels, weight, config), "network": _ADDRESS.sub("", repr(module))}
     with _Keeper.open(checkpoint, keep_checkpoints, run) as keeper:
         state, history, sofar = keeper.resume(state)
         report = Progress(config.epochs, steps, quiet=not progress)
 
-        def after(epoch: int, started: float, history: _History, state: _State, sofar: _Sofar) -> None:
+        def after(epoch: int, started: float, history: _History, state: State, sofar: _Sofar) -> None:
             report.step(epoch, len(sofar.losses), float(np.mean(sofar.losses[-100:])), sofar.hits / sofar.seen)
             done = epoch * steps + len(sofar.losses)
             if due(done) and len(sofar.losses) < steps:
@@ -227,12 +162,12 @@ class _Keeper:
             with Checkpoints(folder, keep_all=keep_all) as checkpoints:
                 yield cls(checkpoints, keep_all, run)
 
-    def save(self, step: int, state: _State, history: _History, sofar: _Sofar) -> None:
+    def save(self, step: int, state: State, history: _History, sofar: _Sofar) -> None:
         if self._checkpoints is not None:
             document = {**self._run, "history": [list(record) for record in history], "sofar": list(sofar)}
             self._checkpoints.save(step, _tree(state), document)
 
-    def resume(self, state: _State) -> tuple[_State, _History, _Sofar]:
+    def resume(self, state: State) -> tuple[State, _History, _Sofar]:
         """The newest state, or the given one, saved first where all are kept."""
         found = self._checkpoints.steps() if self._checkpoints is not None else []
         if self._checkpoints is None or not found:
@@ -249,12 +184,12 @@ class _Keeper:
                 )
         structure = jax.tree.structure(state.optimizer)
         optimizer = jax.tree.unflatten(structure, list(dict(sorted(saved.state["optimizer"].items())).values()))
-        resumed = _State(saved.state["params"], saved.state.get("statistics", {}), optimizer, saved.state["step"])
+        resumed = State(saved.state["params"], saved.state.get("statistics", {}), optimizer, saved.state["step"])
         history = tuple(EpochRecord(*record) for record in saved.document["history"])
         return resumed, history, _Sofar(*saved.document["sofar"])
 
 
-def _tree(state: _State) -> dict[str, Any]:
+def _tree(state: State) -> dict[str, Any]:
     """The state as nested dictionaries, which need no class to be read again."""
     leaves = {f"{index:04d}": leaf for index, leaf in enumerate(jax.tree.leaves(state.optimizer))}
     tree = {"params": state.params, "statistics": state.statistics, "optimizer": leaves, "step": state.step}
@@ -274,11 +209,11 @@ def _due(steps: int | Collection[int] | None) -> Callable[[int], bool]:
 
 def _epoch(
     step: Callable[..., Any],
-    state: _State,
-    batches: Iterable[_Batch],
+    state: State,
+    batches: Iterable[Batch],
     sofar: _Sofar,
-    after: Callable[[_State, _Sofar], None],
-) -> tuple[_State, _Sofar]:
+    after: Callable[[State, _Sofar], None],
+) -> tuple[State, _Sofar]:
     for batch in batches:
         state, (loss, correct) = step(state, batch)
         losses = [*sofar.losses, float(loss)]
@@ -296,76 +231,7 @@ def _record(epoch: int, sofar: _Sofar, checked: Evaluation | None, seconds: floa
     return EpochRecord(epoch + 1, float(np.mean(sofar.losses)), sofar.hits / sofar.seen, *validated, seconds)
 
 
-def _step(
-    module: nn.Module,
-    optimizer: optax.GradientTransformation,
-    config: TrainConfig,
-    state: _State,
-    batch: _Batch,
-) -> tuple[_State, tuple[jax.Array, jax.Array]]:
-    images, labels, weight = batch
-    dropout, augmentation = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
-    images = as_floats(images)
-    if config.augment is not None:
-        images = config.augment(augmentation, images)
-
-    def loss_of(params: Any) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-        outputs, updated = module.apply(
-            {"params": params, **state.statistics},
-            images,
-            train=True,
-            rngs={"dropout": dropout},
-            mutable=list(state.statistics),
-        )
-        logits = scores_of(outputs)
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.label_smoothing)
-        loss = (weight * optax.softmax_cross_entropy(logits, targets)).mean()
-        return loss, (updated, (logits.argmax(-1) == labels).sum())
-
-    value_and_gradients = loop_body(jax.value_and_grad(loss_of, has_aux=True), state.params)
-    (loss, (statistics, correct)), gradients = value_and_gradients(state.params)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return _State(params, dict(statistics), optimizer_state, state.step + 1), (loss, correct)
-
-
-def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the function with its last few results kept, so that trainings that are alike are compiled once."""
-    remembered = functools.lru_cache(maxsize=8)(function)
-
-    @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
-        try:
-            hash(arguments)
-        except TypeError:  # a module with arrays or lists in its fields
-            return function(*arguments)
-        return remembered(*arguments)
-
-    return call
-
-
-@_kept
-def _initialiser(module: nn.Module) -> Callable[..., Any]:
-    return jax.jit(module.init)
-
-
-@_kept
-def _optimiser_and_step(
-    module: nn.Module, config: TrainConfig, steps: int, classes: int
-) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
-    """The optimizer of a training of so many steps an epoch, and its step."""
-    optimizer = optimizer_of(
-        config.learning_rate,
-        config.muon_learning_rate,
-        steps=config.epochs * steps,
-        decay=config.decay,
-        warmup=config.warmup,
-        classes=classes,
-    )
-    return optimizer, jax.jit(functools.partial(_step, module, optimizer, config), donate_argnums=0)
-
-
-def _variables(state: _State) -> dict[str, Any]:
+def _variables(state: State) -> dict[str, Any]:
     return {"params": state.params, **state.statistics}
 
 

@@ -173,11 +173,14 @@ def test_obvious_responses_of_one_layer_are_its_kernels_times_its_maps():
     np.testing.assert_array_equal(dominant, by_class.argmax(axis=-1))
 
 
-def test_fingerprints_agree_and_are_timed():
+def test_fingerprints_agree_and_are_timed(monkeypatch):
     rows = bench_fingerprint.bench_kernel(4, 2, rounds=2, budget=1)
     assert {row["contender"] for row in rows} == {"jaxclear", "obvious"}
     assert all(row["error"] < 1e-5 for row in rows)
     assert rows[0]["ops_cost"] > 0
+    monkeypatch.setattr(bench_fingerprint, "LONGEST_OBVIOUS", 1)
+    [alone] = bench_fingerprint.bench_kernel(4, 2, rounds=2, budget=1)
+    assert (alone["contender"], alone["times_obvious"]) == ("jaxclear", None)
     [files] = [row for row in bench_fingerprint.bench_files(2, rounds=2) if row["contender"] == "from files"]
     assert files["structures_s"] > 0
 

@@ -96,6 +96,9 @@ def test_overlay_covers_by_brightness():
     images = jnp.array([[[[0.0], [1.0]]]])
     black = jnp.zeros((1, 1, 2, 3))
     assert jaxclear.overlay(black, images).tolist() == [[[[0, 0, 0], [1, 1, 1]]]]
+    far = 1e9 + np.array([[[[0.0], [0.25], [1.0]]]])  # float32 does not tell them apart
+    found = jaxclear.overlay(jnp.zeros((1, 1, 3, 3)), far)
+    np.testing.assert_allclose(found[0, 0, :, 0], [0, 0.25, 1], atol=1e-6)
     red = black.at[..., 0].set(1.0)
     np.testing.assert_allclose(jaxclear.overlay(red, images, opacity=1.0), red)
     with pytest.raises(ValueError, match="shape"):

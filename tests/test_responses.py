@@ -299,14 +299,14 @@ def test_convolutions_in_the_loop_over_classes_have_the_layout_that_is_fast():
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 @pytest.mark.parametrize("rule", ["deconvnet", "guided", "linear"])
 def test_a_network_of_narrow_numbers_has_nearly_the_same_responses(rule, dtype):
-    apply, variables, images = small_network(batch=4, size=16)
+    apply, variables, images = small_network(batch=4, size=16, seed=1)
     respond = jaxclear.class_responses(apply, rule=rule)
     expected = np.asarray(respond(variables, images), np.float64)
     found = respond(*jax.tree.map(lambda leaf: leaf.astype(dtype), (variables, images)))
     assert found.dtype == dtype
     error = np.linalg.norm(np.asarray(found, np.float64) - expected) / np.linalg.norm(expected)
     gradient = np.asarray(jaxclear.class_responses(apply, rule="backprop")(variables, images), np.float64)
-    assert error < 0.2 < np.linalg.norm(gradient - expected) / np.linalg.norm(expected), error
+    assert error < 0.1 < np.linalg.norm(gradient - expected) / np.linalg.norm(expected), error
 
 
 def test_sums_of_narrow_numbers_do_not_overflow():

@@ -166,15 +166,22 @@ def test_trainings_that_are_alike_are_compiled_once(stripes):
         @nn.compact
         def __call__(self, images, *, train=False):
             traces.append(images.shape)
-            return nn.Dense(3)(images.reshape(len(images), -1)) * self.scale
+            return nn.Dense(3)(images.reshape(len(images), -1)) * (2.0 if self.scale is True else self.scale)
 
     first, again = (fit(Counted(), *stripes, CONFIG, progress=False) for _ in range(2))
     assert traces.count((16, 8, 8, 1)) == 1
     _same(first.variables, again.variables)
     fit(Counted(), *stripes, dataclasses.replace(CONFIG, seed=CONFIG.seed + 1), progress=False)
     assert traces.count((16, 8, 8, 1)) == 2
-    # An array cannot be hashed: such a module is compiled each time.
+    # Equal is not alike, an array cannot be hashed, and what a function does may change.
+    other = fit(Counted(True), *stripes, CONFIG, progress=False)
+    assert other.history[0].loss != first.history[0].loss
     _same(fit(Counted(np.ones(3)), *stripes, CONFIG, progress=False).variables, first.variables)
+    shade = [0.0]
+    shaded = dataclasses.replace(CONFIG, augment=lambda key, images: images * shade[0])
+    black = fit(MAPS, *stripes, shaded, progress=False)
+    shade[0] = 1.0
+    assert fit(MAPS, *stripes, shaded, progress=False).history[0].loss != black.history[0].loss
 
 
 def test_predictions_do_not_depend_on_the_batch(stripes):

@@ -60,13 +60,13 @@ def image(index, size=SIZE):
 
 
 def two_devices():
-    """A mesh for the tests in which what is counted depends on the number of devices."""
-    return Mesh(np.array(jax.devices()[:2]), ("items",))
+    """A mesh of two of this process's devices, so that a few items are several launches."""
+    return Mesh(np.array(jax.local_devices()[:2]), ("items",))
 
 
 def run(out, source, **options):
-    """`explain_dataset` on the small network, without a log."""
-    settings = {"unit": 4, "batch": 2, "log": lambda event: None, **options}
+    """`explain_dataset` on the small network, without a log, on two devices."""
+    settings = {"unit": 4, "batch": 2, "log": lambda event: None, "mesh": two_devices(), **options}
     return explain_dataset(explain, WEIGHTS, source, out, **settings)
 
 

@@ -21,7 +21,7 @@ from jaxclear.dataset import memory, open_store, program
 from jaxclear.dataset.loading import Groups, Part, UnitItems
 from jaxclear.dataset.program import Program, local_mesh
 from networks import small_network
-from tests.dataset.common import SIZE, WEIGHTS, Images, explain, files, run, two_devices
+from tests.dataset.common import SIZE, WEIGHTS, Images, explain, files, run
 
 COLLECTIVE = re.compile(r"all-gather|all-reduce|all-to-all|collective|reduce-scatter|partition-id|\bsend\b|\brecv\b")
 ROOT = Path(__file__).parents[2]
@@ -147,7 +147,7 @@ def test_an_initialised_jax_distributed_is_left_alone(tmp_path):
     code = """
         import sys, jax
         jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
-        from tests.dataset.common import Images, run, two_devices
+        from tests.dataset.common import Images, run
         assert (len(jax.devices()), len(jax.local_devices())) == (2, 1)
         done = run(sys.argv[1], Images(21))
         assert (done.devices, done.units) == (1, 3), done
@@ -236,7 +236,7 @@ def test_exhaustion_in_the_middle_halves_the_batch_and_is_told(tmp_path, monkeyp
 
     monkeypatch.setattr(Program, "call", exhausted)
     log = []
-    done = run(tmp_path / "store", Images(21), batch=4, log=log.append, mesh=two_devices())
+    done = run(tmp_path / "store", Images(21), batch=4, log=log.append)
     assert (done.batch, done.missing, done.failed) == (1, 0, 0)
     assert [event["batch"] for event in log if event["event"] == "exhausted"] == [2, 1]
     found, reference = (files(tmp_path / name) for name in ("store", "unbroken"))
@@ -271,7 +271,7 @@ def test_buffers_handed_to_the_device_are_never_used_again(tmp_path, monkeypatch
         return put(value, *others)
 
     monkeypatch.setattr(program.jax, "device_put", watched)
-    run(tmp_path / "store", Images(21), mesh=two_devices())
+    run(tmp_path / "store", Images(21))
     assert len(seen) > 3
     for value, before in seen:
         np.testing.assert_array_equal(value, before)

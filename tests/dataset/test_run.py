@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import jaxclear
 from jaxclear.dataset import ArraySource, Item, ItemError, StoreError, explain_dataset, open_store, verify
 from networks import small_network
-from tests.dataset.common import CLASSES, SIZE, WEIGHTS, Images, explain, files, image, numpy_explain, run, two_devices
+from tests.dataset.common import CLASSES, SIZE, WEIGHTS, Images, explain, files, image, numpy_explain, run
 
 
 @settings(max_examples=12, deadline=None)
@@ -269,7 +269,7 @@ def test_the_reader_waits_for_a_slow_writer(tmp_path, monkeypatch):
         write(store, done)
 
     monkeypatch.setattr(Store, "write", slow)
-    run(tmp_path / "store", Counting(160), mesh=two_devices())
+    run(tmp_path / "store", Counting(160))
     assert [unit for unit, _ in written] == list(range(40))
     # Units ahead of the one being written: those that wait for the writer, are on the devices, or in the queue.
     assert max(count - 4 * unit for unit, count in written) <= 4 * 12
