@@ -65,8 +65,12 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("rule", ["guided", "backprop"])
+BY_GRADIENT = ("convolution", "convolution and ReLU", "convolution and batch-norm", "dense", "no class layer")
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"), [*((name, "guided") for name in HEADS), *((name, "backprop") for name in BY_GRADIENT)]
+)
 def test_every_kind_of_class_layer(name, rule):
     class Net(nn.Module):
         @nn.compact

@@ -97,8 +97,13 @@ NOT_RECTIFIERS = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", NOT_RECTIFIERS)
+IN_16_BITS = ("gelu", "silu", "softmax", "maximum with one", "hard_tanh", "where of another")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, jnp.float32) for name in NOT_RECTIFIERS), *((name, jnp.bfloat16) for name in IN_16_BITS)],
+)
 def test_other_nonlinearities_keep_their_gradient_and_are_listed(name, dtype):
     function, listed = NOT_RECTIFIERS[name]
     x = X.astype(dtype)
