@@ -20,9 +20,12 @@ from typing import Any
 
 from benchmarks import timing
 
+ALL_CLASSES = ("--batch", "1", "--contenders", "captum")
+"""Who explains all of the 1,000 classes at 224²: others take hours."""
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "clear": ("clear",),
-    "all_classes": ("clear", "--full", "--network", "vgg", "resnet", "--batch", "1", "--contenders", "captum"),
+    "all_classes_resnet": ("clear", "--full", "--network", "resnet", *ALL_CLASSES),
+    "all_classes_vgg": ("clear", "--full", "--network", "vgg", *ALL_CLASSES),
     "class_blocks": ("class_blocks",),
     "image_blocks": ("image_blocks",),
     "winograd": ("winograd",),
