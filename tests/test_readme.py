@@ -155,6 +155,8 @@ def test_other_speeds_are_those_of_the_benchmarks():
     text = " ".join(README.split())
     alone, workers = (row["structures_s"] for row in MEASURED["classify"]["rows"])
     assert f"named at {workers:.0f} a second with two worker processes, {alone:.0f} with none" in text
+    ours, captum, _ = (row["ms"] / 1e3 for row in MEASURED["all_classes_resnet"]["rows"])
+    assert f"classes of ResNet-18 take {ours:.1f} s an image, Captum {captum:.1f} s" in text
     steps = {(row["network"], row["contender"]): row["steps_s"] for row in MEASURED["training"]["rows"]}
     for name in ("mnist", "crystal"):
         ours, torch = steps[name, "fit"], steps[name, "torch"]
