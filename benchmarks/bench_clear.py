@@ -44,7 +44,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jaxclear
 from benchmarks import networks, timing, torch_peers
 from benchmarks.counting import operations
-from benchmarks.torch_peers import Peers
 from jaxclear.commands.terminal import processors_as_devices
 
 TOLERANCE = 1e-4
@@ -230,7 +229,7 @@ def _peers(
 ) -> dict[str, Callable[[], Any]]:
     """The calls of those chosen that PyTorch computes, where it is installed."""
     try:
-        return Peers(network, np.asarray(images), rule=rule, classes=classes).contenders(chosen)
+        return torch_peers.Peers(network, np.asarray(images), rule=rule, classes=classes).contenders(chosen)
     except ImportError as error:
         print(f"PyTorch is left out: {error}", file=sys.stderr)
         return {}

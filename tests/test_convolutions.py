@@ -14,6 +14,7 @@ import jaxclear
 from jaxclear.trace import all_threads, loop_body, thin
 from jaxclear.trace.convolutions import PRIMITIVE, Convolution
 from jaxclear.trace.transposed import FEW_CHANNELS, Transposed
+from networks import noise
 
 ON_CPU = jax.default_backend() == "cpu"
 LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
@@ -282,8 +283,8 @@ def test_a_loop_takes_the_positive_part_with_the_convolution(name, stride):
 
 
 def test_groups_keep_their_equation():
-    kernel = jnp.asarray(np.random.default_rng(2).normal(size=(3, 3, 1, 6)), jnp.float32)
-    images = jnp.asarray(np.random.default_rng(3).normal(size=(2, 9, 9, 3)), jnp.float32)
+    kernel = noise(3, 3, 1, 6, seed=2)
+    images = noise(2, 9, 9, 3, seed=3)
     network = functools.partial(
         lax.conv_general_dilated,
         rhs=kernel,
@@ -337,14 +338,14 @@ def test_a_batch_of_any_size_can_be_exported_with_strides():
     kernels = strided_kernels()
     responses = jax.jit(jaxclear.unit_responses(strided, 1, top_n=2))
     exported = jax.export.export(responses)(kernels, jax.ShapeDtypeStruct((batch, 16, 16, 3), jnp.float32))
-    images = jnp.asarray(np.random.default_rng(6).normal(size=(3, 16, 16, 3)), jnp.float32)
+    images = noise(3, 16, 16, 3, seed=6)
     found, expected = exported.call(kernels, images), responses(kernels, images)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), tuple(found), tuple(expected))
 
 
 def test_responses_through_strides_are_the_vector_jacobian_products():
     kernels = strided_kernels()
-    images = jnp.asarray(np.random.default_rng(7).normal(size=(2, 16, 16, 3)), jnp.float32)
+    images = noise(2, 16, 16, 3, seed=7)
     found = jaxclear.class_responses(strided, rule="backprop", class_block=2)(kernels, images)
     maps, pull = jax.vjp(lambda images: strided(kernels, images), images)
     for number, response in enumerate(found):

@@ -12,7 +12,7 @@ import jaxclear
 import reference
 from jaxclear.trace import loop_body, winograd
 from jaxclear.trace.convolutions import PRIMITIVE
-from networks import small_network, to_jax
+from networks import noise, small_network, to_jax
 from test_two_parts import network as deep_network
 
 ON_CPU = jax.default_backend() == "cpu"
@@ -21,10 +21,6 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 axis = st.tuples(st.integers(1, 7), st.integers(-1, 4), st.integers(-1, 4))
 """Pixels, and zeros before and after."""
-
-
-def numbers(shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def in_tiles(images, kernel, padding):
@@ -44,7 +40,7 @@ def convolution(images, kernel, padding):
 def test_tiles_give_the_convolution(rows, columns, channels, filters, seed):
     padding = [axis[1:] for axis in (rows, columns)]
     assume(all(axis[0] + min(axis[1:]) > 0 and sum(axis) > 2 for axis in (rows, columns)))
-    images, kernel = numbers((2, rows[0], columns[0], channels), seed), numbers((3, 3, channels, filters), seed + 1)
+    images, kernel = noise(2, rows[0], columns[0], channels, seed=seed), noise(3, 3, channels, filters, seed=seed + 1)
     found = in_tiles(images, kernel, padding)
     expected = convolution(images, kernel, padding)
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -56,15 +52,15 @@ def test_nothing_comes_of_nothing(height, width, share, seed):
     """A pixel all of whose 3x3 neighbours are zero is zero: exactly, not but for rounding."""
     rng = np.random.default_rng(seed)
     images = 1e3 * rng.normal(size=(1, height, width, 5)) * (rng.random((1, height, width, 1)) < share)
-    found = in_tiles(images.astype(np.float32), numbers((3, 3, 5, 4), seed), [(1, 1), (1, 1)])
+    found = in_tiles(images.astype(np.float32), noise(3, 3, 5, 4, seed=seed), [(1, 1), (1, 1)])
     reached = convolution((images != 0).any(axis=-1, keepdims=True), np.ones((3, 3, 1, 1)), [(1, 1), (1, 1)])
     assert not found[reached[..., 0] == 0].any()
 
 
 def pulled(channels=MANY, filters=MANY, taps=(3, 3), size=(8, 9), stride=1, dtype=jnp.float32):
     """A function of a factor: a response passed back through one convolution."""
-    kernel = numbers((*taps, channels, filters)).astype(dtype) / channels**0.5
-    images = numbers((2, *size, channels), 1).astype(dtype)
+    kernel = noise(*taps, channels, filters).astype(dtype) / channels**0.5
+    images = noise(2, *size, channels, seed=1).astype(dtype)
     out, pull = jax.vjp(
         lambda x: lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=LAYOUT), images
     )
@@ -114,7 +110,7 @@ def test_a_loop_takes_tiles_where_they_pay(settings, rounds, in_tiles):
 
 @pytest.mark.skipif(not ON_CPU, reason="a GPU's library of convolutions knows its own ways")
 def test_a_kernel_of_each_round_is_not_transformed():
-    images = numbers((2, 8, 7, MANY))
+    images = noise(2, 8, 7, MANY)
 
     def function(factor):
         kernel = factor * jnp.ones((3, 3, MANY, MANY))
@@ -156,7 +152,7 @@ def test_loops_say_how_many_rounds_they_have(rounds):
 
 def test_a_gradient_of_kernels_can_be_exported_for_any_batch():
     (batch,) = jax.export.symbolic_shape("b")
-    kernel = numbers((3, 3, 2, MANY))
+    kernel = noise(3, 3, 2, MANY)
 
     def gradient(kernel, images):
         def loss(kernel):
@@ -165,7 +161,7 @@ def test_a_gradient_of_kernels_can_be_exported_for_any_batch():
         return loop_body(jax.grad(loss), kernel)(kernel)
 
     exported = jax.export.export(jax.jit(gradient))(kernel, jax.ShapeDtypeStruct((batch, 5, 5, 2), jnp.float32))
-    images = numbers((3, 5, 5, 2))
+    images = noise(3, 5, 5, 2)
     np.testing.assert_allclose(exported.call(kernel, images), gradient(kernel, images), rtol=1e-4, atol=1e-4)
 
 
