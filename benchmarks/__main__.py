@@ -30,6 +30,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "class_blocks": ("class_blocks",),
     "image_blocks": ("image_blocks",),
     "winograd": ("winograd",),
+    "kernel_gradient": ("kernel_gradient",),
     "bfloat16": ("bfloat16",),
     "fingerprint": ("fingerprint",),
     "classify": ("classify",),

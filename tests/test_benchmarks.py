@@ -25,6 +25,7 @@ from benchmarks import (
     bench_fingerprint,
     bench_first_answer,
     bench_image_blocks,
+    bench_kernel_gradient,
     bench_memory,
     bench_spglib,
     bench_training,
@@ -226,6 +227,18 @@ def test_tiles_are_compared_with_the_convolution_itself(monkeypatch):
     monkeypatch.setattr(bench_winograd.winograd, "kernels", lambda kernel: [jnp.zeros((3, 4))] * 16)
     with pytest.raises(timing.Disagreement, match="1 x 6², 3 to 4"):
         bench_winograd.bench(1, 6, 4, 3, rounds=1, budget=1)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU multiplies matrices for it")
+def test_gradients_of_kernels_are_compared_with_the_convolution_itself(monkeypatch):
+    row = bench_kernel_gradient.bench(2, 6, 4, 3, 3, rounds=1, budget=1)
+    assert set(row) == set(bench_kernel_gradient.COLUMNS)
+    assert row["taken"] == "no"
+    assert row["times"] == pytest.approx(row["direct_ms"] / row["product_ms"])
+    wrong = jnp.zeros((4, 3, 3, 3))
+    monkeypatch.setattr(bench_kernel_gradient.kernel_gradient, "convolve", lambda images, kernel, padding: wrong)
+    with pytest.raises(timing.Disagreement, match="2 x 6², 4 to 3, 3²"):
+        bench_kernel_gradient.bench(2, 6, 4, 3, 3, rounds=1, budget=1)
 
 
 def test_changes_of_a_map_are_counted():

@@ -104,8 +104,10 @@ def test_a_loop_takes_tiles_where_they_pay(settings, rounds, in_tiles):
     assert products == (16 if in_tiles else 0)
     assert in_tiles == (counted(body, PRIMITIVE) == 0)
     factor = jnp.float32(-1.5)
-    found, expected = loop_body(function, factor, rounds=rounds)(factor), function(factor)
-    np.testing.assert_allclose(found.astype(jnp.float32), expected.astype(jnp.float32), atol=1e-4)
+    found, expected = (
+        np.asarray(way(factor), np.float64) for way in (loop_body(function, factor, rounds=rounds), function)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.skipif(not ON_CPU, reason="a GPU's library of convolutions knows its own ways")

@@ -4,8 +4,8 @@ The transpose of a convolution comes from JAX with its kernel's axes exchanged i
 such a convolution to its canonical layout, but only outside of loops; inside one, a CPU falls back to a generic kernel
 that is tens of times slower. Here the axes are exchanged by transposes instead. On a CPU there are other ways besides
 for a gradient with a stride (:mod:`jaxclear.trace.transposed`), for few channels (:mod:`jaxclear.trace.thin`), for many
-(:mod:`jaxclear.trace.winograd`) and for several threads (:mod:`jaxclear.trace.all_threads`); an accelerator's library
-of convolutions knows its own.
+(:mod:`jaxclear.trace.winograd`), for a kernel's gradient (:mod:`jaxclear.trace.kernel_gradient`) and for several
+threads (:mod:`jaxclear.trace.all_threads`); an accelerator's library of convolutions knows its own.
 
 All that is done to the kernel is apart from what is done to the images, so that it can be done once, before a loop.
 """
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxclear.trace import all_threads, jaxprs, thin, winograd
+from jaxclear.trace import all_threads, jaxprs, kernel_gradient, thin, winograd
 from jaxclear.trace.transposed import Transposed
 
 PRIMITIVE = "conv_general_dilated"
@@ -51,7 +51,9 @@ class Convolution:
             self._transposed = Transposed(self._taps, self._filters, dilation=dilation, padding=padding)
         self._thin = other_ways and not self._zeros_between and self._across > 1 and is_wide(eqn)
         self._into_one = self._thin and self._filters == 1
-        self._in_tiles = other_ways and not self._zeros_between and self._gains_in_tiles(shape[1], rounds)
+        plain = other_ways and not self._zeros_between and self._is_plain()
+        self._in_tiles = plain and winograd.is_faster(self._taps, self._channels(), self._out(), rounds)
+        self._as_product = plain and kernel_gradient.is_faster(self._taps, self._channels(), self._out())
 
     def kernels(self, kernel: Array) -> list[Array]:
         """Returns what the images are convolved with, in the layout for it."""
@@ -72,6 +74,8 @@ class Convolution:
             out = _at_least(thin.into_one_channel(self._dense, images, kernels[0], padding), self._floor)
         elif self._in_tiles:
             out = _at_least(winograd.convolve(images, kernels, padding), self._floor)
+        elif self._as_product:
+            out = _at_least(kernel_gradient.convolve(images, kernels[0], padding), self._floor)
         elif self._zeros_between:
             out = _at_least(self._bind(images, kernels[0]), self._floor)
         else:
@@ -102,14 +106,22 @@ class Convolution:
         convolve.defjvp(derivative, symbolic_zeros=True)
         return convolve(images, kernel)
 
-    def _gains_in_tiles(self, channels: Any, rounds: int) -> bool:
-        out, atoms = self._eqn.outvars[0].aval, (*self._eqn.invars, *self._eqn.outvars)
+    def _is_plain(self) -> bool:
+        """Whether there are two axes in space, numbers of 32 bits and sizes that are known."""
+        atoms = (*self._eqn.invars, *self._eqn.outvars)
         known = all(isinstance(size, int) for atom in atoms for size in atom.aval.shape)  # a symbol, when exported
-        if not known or self._spatial != 2 or any(atom.aval.dtype != jnp.float32 for atom in atoms):
-            return False
-        out_spec = self._eqn.params["dimension_numbers"].out_spec
-        batch, height, width = (out.shape[axis] for axis in (out_spec[0], *out_spec[2:]))
-        return winograd.is_faster(self._taps, (int(channels), self._filters), (batch, height, width), rounds)
+        return known and self._spatial == 2 and all(atom.aval.dtype == jnp.float32 for atom in atoms)
+
+    def _channels(self) -> tuple[int, int]:
+        """Of the images and of the result."""
+        kernel, spec = self._eqn.invars[1].aval, self._eqn.params["dimension_numbers"].rhs_spec
+        return kernel.shape[spec[1]], self._filters
+
+    def _out(self) -> tuple[int, int, int]:
+        """How many images result, their height and width."""
+        out, spec = self._eqn.outvars[0].aval, self._eqn.params["dimension_numbers"].out_spec
+        batch, height, width = (out.shape[axis] for axis in (spec[0], *spec[2:]))
+        return batch, height, width
 
     def _laid_out(self, kernel: Array) -> Array:
         laid_out = _moved(kernel, self._eqn.params["dimension_numbers"].rhs_spec, self._input_output)
