@@ -28,8 +28,10 @@ _Carry = TypeVar("_Carry")
 _Values = TypeVar("_Values")
 
 # Pixels (times classes) that one back-projection works on at a time unless the user says otherwise. On a CPU they have
-# to fit the cache: benchmarks/bench_class_blocks.py. On an accelerator they have to fill it.
+# to fit the cache, unless all classes together are so few that no loop pays: benchmarks/bench_class_blocks.py. On an
+# accelerator they have to fill it.
 _BLOCK_PIXELS = 2**13
+_PIXELS_WITHOUT_LOOP = 2**15
 _ACCELERATOR_BLOCK_PIXELS = 2**22
 _MOST_CLASSES = 64
 # Blocks of classes that stand side by side in the body of a loop. The cores of a CPU work on both: a tenth less time on
@@ -256,8 +258,11 @@ def _default_block(image_shape: tuple[Any, ...], classes: int) -> int:
     if not all(isinstance(size, int) for size in image_shape):
         return 1
     on_cpu = jax.default_backend() == "cpu"
-    budget = _BLOCK_PIXELS if on_cpu else _ACCELERATOR_BLOCK_PIXELS
-    _, size = even_groups(classes, min(_MOST_CLASSES, max(1, budget // math.prod(image_shape[:-1]))))
+    pixels = math.prod(image_shape[:-1])
+    budget = _ACCELERATOR_BLOCK_PIXELS
+    if on_cpu:
+        budget = _PIXELS_WITHOUT_LOOP if classes * pixels <= _PIXELS_WITHOUT_LOOP else _BLOCK_PIXELS
+    _, size = even_groups(classes, min(_MOST_CLASSES, max(1, budget // pixels)))
     if on_cpu and size * image_shape[0] == _ON_ONE_THREAD:
         return size - 1 if size > 1 else 2
     return size
