@@ -3,9 +3,9 @@
 Each benchmark is a process of its own, so that none finds programs that another compiled. The summary goes to
 benchmarks/results/summary.json (or --out FILE) and beside it, with the same name, as Markdown: device, versions and
 commit, then a table a question. With --quick all of it takes some ten minutes on two cores; without, `all_classes_vgg`
-alone takes half an hour. A question that fails is recorded with its error, the others go on, and the exit code is 1.
-What was asked before stays, so that the questions can be asked one by one (--only); each has the commit, and the load
-of the machine when it was asked.
+alone takes half an hour. A question that fails is recorded with its error and what was measured before, the others go
+on, and the exit code is 1. What was asked before stays, so that the questions can be asked one by one (--only); each
+has the commit, and the load of the machine when it was asked.
 """
 
 import argparse
@@ -56,9 +56,10 @@ def ask(name: str, quick: bool) -> dict[str, Any]:
         else:
             command += ["--json", *(["--quick"] if quick else [])]
         done = subprocess.run(command, cwd=pathlib.Path(__file__).parents[1], stdout=subprocess.PIPE, check=False)
+        written = file.read_text() if file.is_file() else done.stdout
+        found = json.loads(written) if written else {}
         if done.returncode:
-            return {"error": f"exit code {done.returncode}", "command": " ".join(command[1:])}
-        found = json.loads(file.read_text() if name == "dataset" else done.stdout)
+            found = {"error": f"exit code {done.returncode}", **found}
     return {"command": " ".join(command[1:]), "seconds": round(time.perf_counter() - started, 1), **found}
 
 
@@ -81,10 +82,10 @@ def markdown(summary: dict[str, Any]) -> str:
                 "",
             ]
         if "error" in found:
-            lines.append(f"Failed: {found['error']}")
-        elif "rows" in found:
+            lines += [f"Failed: {found['error']}", ""]
+        if "rows" in found:
             lines.append(timing.table(found["rows"], module.COLUMNS))
-        else:
+        elif "runs" in found:
             columns = {"network": "s", "items_per_second": ".1f", "processor_ratio": ".2f", "waiting": ".1%"}
             lines.append(timing.table(found["runs"], columns))
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
-"""How many classes should be worked on at once? CLEAR maps of the crystal and mnist networks by block size.
+"""How many classes should be worked on at once? CLEAR maps of the crystal, mnist and svhn networks by block size.
 
-    python benchmarks/bench_class_blocks.py [--quick] [--batch 1 8 64] [--json]
+    python benchmarks/bench_class_blocks.py [--quick] [--network NAME …] [--batch 1 4 8 64] [--json]
 
 `auto` is what the library chooses for the device; beside it, with other numbers of blocks side by side in the body of
 the loop. Every block size is first compared with all classes at once (relative difference below 1e-4), then all are
@@ -44,14 +44,15 @@ def bench(name: str, batch: int, *, rounds: int) -> list[timing.Row]:
 
 
 def measure(options: argparse.Namespace) -> list[timing.Row]:
-    """Returns the rows of both networks."""
-    batches = options.batch or ((8,) if options.quick else (1, 8, 64))
+    """Returns the rows of the networks."""
+    batches = options.batch or ((8,) if options.quick else (1, 4, 8, 64))
     rounds = 3 if options.quick else 7
-    return [row for name in ("crystal", "mnist") for batch in batches for row in bench(name, batch, rounds=rounds)]
+    return [row for name in options.network for batch in batches for row in bench(name, batch, rounds=rounds)]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds what to measure."""
+    parser.add_argument("--network", nargs="+", choices=networks.NAMES, default=("crystal", "mnist", "svhn"))
     parser.add_argument("--batch", type=int, nargs="+")
 
 

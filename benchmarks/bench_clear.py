@@ -15,9 +15,10 @@ Networks: the published `mnist`, `svhn` and `crystal`, and with 1,000 classes at
   hand-written loop in PyTorch that keeps its forward pass. `pip install 'jaxclear[bench]'` brings these;
 - forward: the network alone, no explanation; nobody can be faster.
 
-Before anything is timed the responses must agree to 1e-4 of the largest, in at least 95 % of a batch's images: `ties`
-counts the others, where a pooling decides between values that are equal but for rounding. Then all are timed in turn,
-with a product of large matrices (float32) among them. How to read the table: `images_s` is images a second, all classes
+Before anything is timed the responses must agree to 1e-4 of the largest, in at least 95 % of a batch's images, or of
+the pixels of one image in a batch of few: `ties` counts the other images, where a pooling decides between values that
+are equal but for rounding. Then all are timed in turn, with a product of large matrices (float32) among them.
+How to read the table: `images_s` is images a second, all classes
 of each; `faster` how many times captum's rate (without captum: the obvious one's, or else the class loop's); `share`
 the share of the matrix product's rate in the same rounds, counting only the dense multiply-adds of one forward pass and
 one backward pass a class; `faster_cpu` and `share_cpu` are the same by the time that this process had the processor,
@@ -32,7 +33,7 @@ import argparse
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -48,8 +49,8 @@ from jaxclear.commands.terminal import processors_as_devices
 
 TOLERANCE = 1e-4
 EXCEPTIONS = 0.05
-"""Share of a batch's images that may differ by more: where two values that a pooling or a rectifier decides between are
-equal but for rounding, another order of sums decides otherwise."""
+"""Share of a batch's images, or of the pixels of one alone, that may differ by more: where two values that a pooling or
+a rectifier decides between are equal but for rounding, another order of sums decides otherwise."""
 ALL_DEVICES = "jaxclear, all devices"
 CONTENDERS = (ALL_DEVICES, "obvious", "class loop", *torch_peers.NAMES)
 """Who is timed beside the library on one device and the forward pass."""
@@ -235,10 +236,9 @@ def _peers(
         return {}
 
 
-def measure(options: argparse.Namespace) -> list[timing.Row]:
-    """Returns the rows of all networks and batches that were asked for, or that fit the machine."""
+def measure(options: argparse.Namespace) -> Iterator[timing.Row]:
+    """Yields the rows of all networks and batches that were asked for, or that fit the machine."""
     accelerator = jax.default_backend() != "cpu"
-    rows = []
     for name in options.network or (name for name in networks.NAMES if not (options.quick and name in BIG)):
         big = name in BIG
         batches = (1,) if big and not accelerator else (1, 8, 64, 512)
@@ -250,10 +250,9 @@ def measure(options: argparse.Namespace) -> list[timing.Row]:
         for batch in options.batch or batches:
             few = {"rounds": 3, "budget": 10.0} if options.quick else {"rounds": 9, "budget": 60.0}
             chosen, classes = options.contenders, options.classes or most
-            rows += bench(name, batch, rule=options.rule, most_classes=classes, chosen=chosen, **few)
+            yield from bench(name, batch, rule=options.rule, most_classes=classes, chosen=chosen, **few)
             print(f"{name}, batch {batch}: done", file=sys.stderr)
             jax.clear_caches()
-    return rows
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -261,7 +261,8 @@ def _default_block(image_shape: tuple[Any, ...], classes: int) -> int:
     pixels = math.prod(image_shape[:-1])
     budget = _ACCELERATOR_BLOCK_PIXELS
     if on_cpu:
-        budget = _PIXELS_WITHOUT_LOOP if classes * pixels <= _PIXELS_WITHOUT_LOOP else _BLOCK_PIXELS
+        few = classes <= _MOST_CLASSES and classes * pixels <= _PIXELS_WITHOUT_LOOP
+        budget = _PIXELS_WITHOUT_LOOP if few else _BLOCK_PIXELS
     _, size = even_groups(classes, min(_MOST_CLASSES, max(1, budget // pixels)))
     if on_cpu and size * image_shape[0] == _ON_ONE_THREAD:
         return size - 1 if size > 1 else 2

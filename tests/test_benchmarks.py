@@ -125,6 +125,37 @@ def test_a_batch_agrees_but_for_a_share_of_its_items():
         timing.assert_most_agree("two off", found, expected, tolerance=1e-3, exceptions=0.05)
 
 
+@pytest.mark.parametrize(("images", "off", "agree"), [(1, 1, True), (1, 2, False), (19, 1, True), (20, 2, True)])
+def test_one_image_of_few_may_differ_in_as_small_a_share_of_its_pixels(images, off, agree):
+    expected = np.ones((images, 5, 6))
+    found = expected.copy()
+    found[-1, 0, :off] = 1.01
+    if agree:
+        assert timing.assert_most_agree("x", found, expected, tolerance=1e-3, exceptions=0.05) == 1
+    else:
+        with pytest.raises(timing.Disagreement, match="in all but 5% of 1, got 1 that differ"):
+            timing.assert_most_agree("x", found, expected, tolerance=1e-3, exceptions=0.05)
+
+
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_what_was_measured_before_a_disagreement_is_not_lost(options, capsys):
+    def measure(_):
+        yield {"ms": 1.5}
+        timing.assert_agreement("x", [1.0, 3.0], [1.0, 2.0], tolerance=1e-3)
+
+    with pytest.raises(SystemExit) as ended:
+        timing.command("What it measures.", measure, {"ms": ".1f"}, arguments=options)
+    assert ended.value.code == 1
+    out, err = capsys.readouterr()
+    if options:
+        document = json.loads(out)
+        assert document["rows"] == [{"ms": 1.5}]
+        assert document["error"].startswith("x: expected agreement")
+    else:
+        assert out.rstrip().endswith("| 1.5 |")
+        assert err.startswith("x: expected agreement")
+
+
 def test_tables_are_markdown():
     rows = [{"name": "a", "ms": 1.25}, {"name": "long", "ms": None}]
     lines = timing.table(rows, {"name": "s", "ms": ".1f"}).splitlines()
@@ -153,7 +184,7 @@ def test_contenders_can_be_chosen(small, capsys):
     parser.add_argument("--quick", action="store_true")
     bench_clear.add_options(parser)
     asked = ["--quick", "--network", "resnet", "--contenders", "class loop"]
-    rows = bench_clear.measure(parser.parse_args(asked))
+    rows = list(bench_clear.measure(parser.parse_args(asked)))
     assert [row["contender"] for row in rows] == ["jaxclear", "class loop", "forward"]
     assert [row["classes"] for row in rows] == [4] * 3
     assert rows[1]["faster"] == 1
@@ -272,7 +303,7 @@ def test_a_summary_has_a_table_a_question_and_records_failures(tmp_path, monkeyp
     asked = {"commit": "0123456789abcdef", "load_average": 0.25}
     answers = {
         "memory": {"machine": asked, "rows": [{"varied": "side", "classes": 2}]},
-        "training": {"error": "exit code 1"},
+        "training": {"error": "exit code 1", "rows": [{"network": "half of them"}]},
     }
     monkeypatch.setattr(everything, "ask", lambda name, quick: answers[name])
     out = tmp_path / "summary.json"
@@ -283,6 +314,7 @@ def test_a_summary_has_a_table_a_question_and_records_failures(tmp_path, monkeyp
     written = out.with_suffix(".md").read_text()
     assert "## How much memory does a CLEAR map take" in written
     assert "Failed: exit code 1" in written
+    assert "half of them" in written
     assert "Commit 0123456789; load average 0.25 at the start." in written
     answers["memory"] = {"rows": []}
     assert everything.main(["--quick", "--only", "memory", "--out", str(out)]) == 1  # what failed before is still there

@@ -46,6 +46,15 @@ def test_the_lowest_of_equal_classes_wins_in_blocks_of_any_size(block):
     assert np.all(top.dominant_class == 1)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="an accelerator takes more pixels at once")
+@pytest.mark.parametrize(("num_classes", "loops"), [(8, 0), (9, 1)])
+def test_few_pixels_are_explained_without_a_loop(num_classes, loops):
+    """Those of all classes: up to 2^15."""
+    clear = jaxclear.clear_map(lambda _, images: images, rule="guided")
+    jaxpr = str(jax.make_jaxpr(clear)(None, jnp.ones((1, 64, 64, num_classes))))
+    assert jaxpr.count(" scan[") == loops
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_clear_of_one_class_is_that_classs_own_response(rule):
     apply, variables, images = small_network()

@@ -53,7 +53,8 @@ class Convolution:
         self._into_one = self._thin and self._filters == 1
         plain = other_ways and not self._zeros_between and self._is_plain()
         self._in_tiles = plain and winograd.is_faster(self._taps, self._channels(), self._out(), rounds)
-        self._as_product = plain and kernel_gradient.is_faster(self._taps, self._channels(), self._out())
+        plain_gradient = plain and kernel_gradient.is_kernel_gradient(numbers)
+        self._as_product = plain_gradient and kernel_gradient.is_faster(self._taps, self._channels(), self._out())
 
     def kernels(self, kernel: Array) -> list[Array]:
         """Returns what the images are convolved with, in the layout for it."""
