@@ -69,7 +69,7 @@ def test_a_training_takes_products_where_they_pay(settings, taken):
     assert taken == ("dot_general" in str(jaxpr))
     assert counted(jaxpr, PRIMITIVE) == (1 if taken else 2)
     found, expected = jax.jit(body)(kernel), jax.jit(gradient)(kernel)
-    tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
+    tolerance = 1e-4 if dtype == jnp.float32 else 2e-2  # of sums of some 60,000 numbers in another order
     largest = float(jnp.abs(expected).max())
     np.testing.assert_allclose(found.astype(float), expected.astype(float), atol=tolerance * largest)
 
