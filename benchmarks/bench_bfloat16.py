@@ -15,6 +15,7 @@ float32's: below 1 is faster.
 import argparse
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -80,11 +81,12 @@ def bench(rule: str, images: Array, *, rounds: int) -> list[timing.Row]:
     ]
 
 
-def measure(options: argparse.Namespace) -> list[timing.Row]:
-    """Returns the rows of both rules."""
+def measure(options: argparse.Namespace) -> Iterator[timing.Row]:
+    """Yields the rows of both rules."""
     images = jnp.asarray(fingerprints(8 if options.quick else 71))
     rounds = 2 if options.quick else 5
-    return [row for rule in ("guided", "deconvnet") for row in bench(rule, images, rounds=rounds)]
+    for rule in ("guided", "deconvnet"):
+        yield from bench(rule, images, rounds=rounds)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ not depend on that.
 import argparse
 import pathlib
 import sys
+from collections.abc import Iterator
 from unittest import mock
 
 import jax
@@ -43,11 +44,13 @@ def bench(name: str, batch: int, *, rounds: int) -> list[timing.Row]:
     return compared.rows(rounds)
 
 
-def measure(options: argparse.Namespace) -> list[timing.Row]:
-    """Returns the rows of the networks."""
+def measure(options: argparse.Namespace) -> Iterator[timing.Row]:
+    """Yields the rows of the networks."""
     batches = options.batch or ((8,) if options.quick else (1, 4, 8, 64))
     rounds = 3 if options.quick else 7
-    return [row for name in options.network for batch in batches for row in bench(name, batch, rounds=rounds)]
+    for name in options.network:
+        for batch in batches:
+            yield from bench(name, batch, rounds=rounds)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -17,16 +17,16 @@ Networks: the published `mnist`, `svhn` and `crystal`, and with 1,000 classes at
 
 Before anything is timed the responses must agree to 1e-4 of the largest, in at least 95 % of a batch's images, or of
 the pixels of one image in a batch of few: `ties` counts the other images, where a pooling decides between values that
-are equal but for rounding. Then all are timed in turn, with a product of large matrices (float32) among them.
-How to read the table: `images_s` is images a second, all classes
-of each; `faster` how many times captum's rate (without captum: the obvious one's, or else the class loop's); `share`
-the share of the matrix product's rate in the same rounds, counting only the dense multiply-adds of one forward pass and
-one backward pass a class; `faster_cpu` and `share_cpu` are the same by the time that this process had the processor,
-which others on the machine disturb less. They mean nothing on a GPU; and on a busy machine PyTorch's threads spin while
-they wait for each other, so that no ratio to it holds there unless all run on one core: `taskset -c 0 python
-benchmarks/bench_clear.py`. `changed` is the share of pixels with another class than the obvious one's: near-ties by
-rounding (the library's own where the obvious one is left out). What would not fit the memory is left out. On a CPU the
-big networks are timed with the first classes of the 1,000, as `classes` says, and with all of them by --full.
+are equal but for rounding. Then all are timed in turn, with a product of large matrices (float32) among them. How to
+read the table: `images_s` is images a second, all classes of each; `faster` how many times captum's rate (without
+captum: the obvious one's, or else the class loop's); `share` the share of the matrix product's rate in the same rounds,
+counting only the dense multiply-adds of one forward pass and one backward pass a class; `faster_cpu` and `share_cpu`
+are the same by the time that this process had the processor, which others on the machine disturb less. They mean
+nothing on a GPU; and on a busy machine PyTorch's threads spin while they wait for each other, so that no ratio to it
+holds there unless all run on one core: `taskset -c 0 python benchmarks/bench_clear.py`. `changed` is the share of
+pixels with another class than the obvious one's: near-ties by rounding (the library's own where the obvious one is left
+out). What would not fit the memory is left out. On a CPU the big networks are timed with the first classes of the
+1,000, as `classes` says, and with all of them by --full.
 """
 
 import argparse

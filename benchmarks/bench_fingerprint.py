@@ -30,7 +30,7 @@ import pathlib
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -277,15 +277,14 @@ def bench_files(count: int, *, rounds: int) -> list[timing.Row]:
     ]
 
 
-def measure(options: argparse.Namespace) -> list[timing.Row]:
-    """Returns the rows of all sizes and batches, then those from files."""
-    rows = []
+def measure(options: argparse.Namespace) -> Iterator[timing.Row]:
+    """Yields the rows of all sizes and batches, then those from files."""
     for count in (32, 128) if options.quick else SIZES:
         for batch in BATCHES[:2] if options.quick else BATCHES:
             slow = count * batch > 10_000
-            rows += bench_kernel(count, batch, rounds=3 if slow or options.quick else 12, budget=20)
+            yield from bench_kernel(count, batch, rounds=3 if slow or options.quick else 12, budget=20)
             print(f"{count} atoms, batch {batch}: done", file=sys.stderr)
-    return rows + bench_files(64 if options.quick else 512, rounds=3 if options.quick else 7)
+    yield from bench_files(64 if options.quick else 512, rounds=3 if options.quick else 7)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ either.
 import argparse
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import jax
 
@@ -43,11 +44,13 @@ def bench(name: str, batch: int, *, rounds: int) -> list[timing.Row]:
     return compared.rows(rounds)
 
 
-def measure(options: argparse.Namespace) -> list[timing.Row]:
-    """Returns the rows of all networks."""
+def measure(options: argparse.Namespace) -> Iterator[timing.Row]:
+    """Yields the rows of all networks."""
     rounds, last = (3, 1) if options.quick else (5, None)
     names = ["mnist"] if options.quick else options.networks
-    return [row for name in names for batch in _BATCHES[name][:last] for row in bench(name, batch, rounds=rounds)]
+    for name in names:
+        for batch in _BATCHES[name][:last]:
+            yield from bench(name, batch, rounds=rounds)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -137,14 +137,12 @@ def bench(name: str, batch: int, *, rounds: int, steps: int) -> list[timing.Row]
     ]
 
 
-def measure(options: argparse.Namespace) -> list[timing.Row]:
-    """Returns the rows of the networks."""
+def measure(options: argparse.Namespace) -> Iterator[timing.Row]:
+    """Yields the rows of the networks."""
     few = {"rounds": 3, "steps": 4} if options.quick else {"rounds": 7, "steps": 20}
-    rows = []
     for name in options.network:
         batch = options.batch or {"mnist": 64}.get(name, 32)
-        rows += bench(name, batch, **few)
-    return rows
+        yield from bench(name, batch, **few)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ the library does so by itself for one image and 16 classes.
 import argparse
 import pathlib
 import sys
+from collections.abc import Iterator
 from unittest import mock
 
 import jax
@@ -84,10 +85,11 @@ def bench(images: int, side: int, channels: int, filters: int, *, rounds: int, b
     }
 
 
-def measure(options: argparse.Namespace) -> list[timing.Row]:
-    """Returns the rows of all sizes."""
+def measure(options: argparse.Namespace) -> Iterator[timing.Row]:
+    """Yields the rows of all sizes."""
     rounds, budget = (3, 5.0) if options.quick else (15, 15.0)
-    return [bench(*size, rounds=rounds, budget=budget) for size in (QUICK if options.quick else SIZES)]
+    for size in QUICK if options.quick else SIZES:
+        yield bench(*size, rounds=rounds, budget=budget)
 
 
 if __name__ == "__main__":
