@@ -5,6 +5,7 @@ modules; import the modules' other names from ``jaxclear.crystals.fingerprint`` 
 """
 
 from jaxclear.crystals.average import AverageCell, average_cell
+from jaxclear.crystals.beam import Beam
 from jaxclear.crystals.cells import (
     PaddedAtoms,
     StandardCell,
@@ -18,7 +19,7 @@ from jaxclear.crystals.classify import Classification, ClassificationReport, ann
 from jaxclear.crystals.datasets import LabelledStructures
 from jaxclear.crystals.defects import displacements, vacancies
 from jaxclear.crystals.explain import CrystalExplanation, explain, explain_clusters, explain_kernel
-from jaxclear.crystals.fingerprint import Beam, fingerprint, fingerprint_kernel
+from jaxclear.crystals.fingerprint import fingerprint, fingerprint_kernel
 from jaxclear.crystals.optimade import Fetched, OptimadeError, load_optimade
 from jaxclear.crystals.peak_tables import PeakTable, explain_peaks
 from jaxclear.crystals.peaks import PeakIndex, index_peaks

@@ -18,8 +18,9 @@ from jaxtyping import Array, Float, Int
 from jaxclear.class_backprop import scores_of
 from jaxclear.clear import ClearMap, clear_map, to_rgb
 from jaxclear.crystals.batching import run_batched
+from jaxclear.crystals.beam import PUBLISHED, Beam
 from jaxclear.crystals.cells import Orientation, nearest_neighbour_distance
-from jaxclear.crystals.fingerprint import PUBLISHED, Beam, fingerprint_kernel
+from jaxclear.crystals.fingerprint import fingerprint_kernel
 from jaxclear.crystals.orient import FoundOrientation, OrientedCluster, orient
 from jaxclear.crystals.outside import (
     Reference,

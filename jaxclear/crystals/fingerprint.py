@@ -20,8 +20,7 @@ the image axes are not permuted by a reshape.
 """
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,206 +30,145 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxclear.crystals.batching import run_batched
+from jaxclear.crystals.beam import PUBLISHED, Beam, Orbits, orbits_of, turned
 from jaxclear.crystals.cells import Orientation, clusters_of
-from jaxclear.crystals.form_factors import MAX_ATOMIC_NUMBER, form_factors
 from jaxclear.crystals.structures import Crystal, read
 
-ATOM_CHUNK = 256
-"""Larger structures are summed in chunks of so many atoms, so that memory does not grow with them."""
 ACCELERATOR_BATCH = 32
 """Structures worked on at once on a GPU or TPU; on a CPU one at a time, so that its terms stay in the cache."""
+ACCELERATOR_CHUNK = 256
+"""Atoms of a structure worked on at once on a GPU or TPU, so that memory does not grow with them."""
+CPU_CHUNK = 32
+"""Atoms of a structure worked on at once on a CPU; structures are filled up to multiples of it.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Beam:
-    """The simulated experiment; the defaults are the published ones."""
-
-    wavelength: float = 0.05
-    """In units of the nearest-neighbour distance (published as Å, with structures scaled to 1 Å)."""
-    detector_distance: float = 0.1
-    """From the sample to the detector, m."""
-    pixel_size: float = 4e-4
-    """Edge of a square pixel, m."""
-    pixels: int = 64
-    """Pixels along one edge of the detector; even."""
-    inner_radius: float = 10.0
-    """Pixels up to this distance from the beam are dropped."""
-    outer_radius: float = 30.0
-    """Pixels from this distance on are dropped."""
-
-    def __post_init__(self) -> None:
-        lengths = (self.wavelength, self.detector_distance, self.pixel_size)
-        if self.pixels < 2 or self.pixels % 2 or not all(length > 0 for length in lengths):
-            raise ValueError(f"expected an even number of pixels and lengths above 0, got {self}")
-        if not 0 <= self.inner_radius < self.outer_radius:
-            raise ValueError(f"expected 0 <= inner_radius < outer_radius, got {self.inner_radius}, {self.outer_radius}")
-
-
-PUBLISHED = Beam()
-"""The published experiment."""
-
-
-class _Orbits(NamedTuple):
-    """The kept pixels, grouped by the eightfold symmetry of the detector.
-
-    An orbit is ``k_x >= k_y > 0`` with its images under sign changes and exchange. They share ``|s|`` and ``s_z``, and
-    fall into four pairs ``(k, -k)``.
-    """
-
-    sx: Float[np.ndarray, "4 orbits"]
-    """x component of the wave vector of the first pixel in each pair."""
-    sy: Float[np.ndarray, "4 orbits"]
-    sz: Float[np.ndarray, " orbits"]
-    form_factors: Float[np.ndarray, "elements orbits"]
-    solid_angle: Float[np.ndarray, " orbits"]
-    """Relative to that of a pixel at the centre of the detector."""
-    pixel: Int[np.ndarray, "pixels pixels"]
-    """Where a pixel is found among the ``2 * 4 * orbits`` values; one past the end where it is dropped."""
+As few as stay in the cache, but enough that XLA does not compute their terms anew for each sum: below 16 it does, and
+takes ten times as long.
+"""
 
 
 @functools.cache
-def _orbits(beam: Beam) -> _Orbits:
-    """The geometry of a beam, computed once in float64."""
-    half = np.arange(beam.pixels // 2) + 0.5
-    kx, ky = np.meshgrid(half, half, indexing="ij")
-    radius = np.hypot(kx, ky)
-    kept = (radius > beam.inner_radius) & (radius < beam.outer_radius) & (kx >= ky)
-    kx, ky = kx[kept], ky[kept]
-    first_x, first_y = np.stack([kx, kx, ky, ky]), np.stack([ky, -ky, kx, -kx])
-    p, distance = beam.pixel_size, beam.detector_distance
-    length = np.sqrt((kx**2 + ky**2) * p**2 + distance**2)
-    sx, sy = (k * p / length / beam.wavelength for k in (first_x, first_y))
-    sz = (distance / length - 1) / beam.wavelength
-    wave_number = np.sqrt(sx[0] ** 2 + sy[0] ** 2 + sz**2)
-    elements = form_factors(np.arange(MAX_ATOMIC_NUMBER + 1), wave_number)
-    angle = _solid_angle(kx, ky, beam) / _solid_angle(np.zeros(1), np.zeros(1), beam)
+def _series() -> tuple[float, ...]:
+    """Coefficients of ``cos(2 pi r)`` in powers of ``r^2`` for ``|r| <= 1/2``.
 
-    signs = np.array([1.0, -1.0])[:, None, None]
-    centre = beam.pixels / 2 - 0.5
-    columns = [np.round(signs * k + centre).astype(int).ravel() for k in (first_x, first_y)]
-    pixel = np.full((beam.pixels, beam.pixels), columns[0].size)
-    pixel[columns[0], columns[1]] = np.arange(columns[0].size)
-    return _Orbits(sx, sy, sz, elements, angle, pixel)
-
-
-def _solid_angle(
-    kx: Float[np.ndarray, " orbits"], ky: Float[np.ndarray, " orbits"], beam: Beam
-) -> Float[np.ndarray, " orbits"]:
-    """Solid angle of pixels in sr, exact for a flat rectangle: ``atan(x y / (D |P|))`` differenced over its corners."""
-    total = np.zeros_like(kx)
-    for i in (0.5, -0.5):
-        for j in (0.5, -0.5):
-            x, y = (kx + i) * beam.pixel_size, (ky + j) * beam.pixel_size
-            distance = beam.detector_distance
-            corner = np.arctan2(x * y, distance * np.sqrt(x**2 + y**2 + distance**2))
-            total += np.sign(i * j) * corner
-    return total
-
-
-@functools.cache
-def _series() -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Coefficients of ``sin(2 pi r) / r`` and ``cos(2 pi r)`` in powers of ``r^2`` for ``|r| <= 1/2``.
-
-    Least squares on Chebyshev nodes, close to the best uniform fit: worst errors 1e-7 and 1e-8, below float32.
+    Least squares on Chebyshev nodes, close to the best uniform fit: worst error 1e-8, below float32.
     """
     nodes = np.cos(np.pi * (np.arange(400) + 0.5) / 400) / 2
-    odd = np.stack([nodes ** (2 * n + 1) for n in range(6)], axis=1)
     even = np.stack([nodes ** (2 * n) for n in range(7)], axis=1)
-    sine = np.linalg.lstsq(odd, np.sin(2 * np.pi * nodes), rcond=None)[0]
-    cosine = np.linalg.lstsq(even, np.cos(2 * np.pi * nodes), rcond=None)[0]
-    return tuple(map(float, sine)), tuple(map(float, cosine))
-
-
-def _horner(coefficients: tuple[float, ...], x: Float[Array, "..."]) -> Float[Array, "..."]:
-    value = jnp.full_like(x, coefficients[-1])
-    for coefficient in coefficients[-2::-1]:
-        value = value * x + coefficient
-    return value
+    return tuple(map(float, np.linalg.lstsq(even, np.cos(2 * np.pi * nodes), rcond=None)[0]))
 
 
 @jax.custom_jvp
-def _sincos(turns: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """Sine and cosine of ``2 pi turns``, absolute error 2e-7.
+def _cosine(turns: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Cosine of ``2 pi turns``, absolute error 5e-7.
 
-    The library functions reduce arguments of any size, in code that XLA may not vectorise on a CPU; in turns the
+    The library function reduces arguments of any size, in code that XLA may not vectorise on a CPU; in turns the
     reduction is one rounding, and what is left is a polynomial.
     """
     remainder = turns - jnp.round(turns)
     square = remainder * remainder
-    sine, cosine = _series()
-    return remainder * _horner(sine, square), _horner(cosine, square)
+    *others, value = _series()
+    for coefficient in reversed(others):
+        value = value * square + coefficient
+    return jnp.asarray(value)
 
 
-@_sincos.defjvp
-def _sincos_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
-    sine, cosine = _sincos(*primals)
-    step = 2 * np.pi * tangents[0]
-    return (sine, cosine), (cosine * step, -sine * step)
+@_cosine.defjvp
+def _cosine_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    return _cosine(*primals), _cosine(primals[0] + 0.25) * (2 * np.pi * tangents[0])
 
 
-def _turned(positions: Float[Array, "atoms 3"]) -> Float[Array, "5 atoms 3"]:
-    """The structure turned by +45° and -45° about x, the same about y, and by +45° about z.
-
-    The pattern at -45° about the beam is that at +45° turned by 90° in the detector, whose pixels have that symmetry.
-    """
-    x, y, z = positions[:, 0], positions[:, 1], positions[:, 2]
-    half = np.float32(np.sqrt(0.5))
-    y_plus_z, y_minus_z, x_plus_z, x_minus_z = (half * v for v in (y + z, y - z, x + z, x - z))
-    shots = (
-        (x, y_minus_z, y_plus_z),
-        (x, y_plus_z, -y_minus_z),
-        (x_plus_z, y, -x_minus_z),
-        (x_minus_z, y, x_plus_z),
-        (half * (x - y), half * (x + y), z),
-    )
-    return jnp.stack([jnp.stack(shot, axis=-1) for shot in shots])
+_Sums = Float[Array, "8 5 2 orbits"]
+"""Over the atoms: of cosines and sines of ``2 pi u``, of the five shots, times cosines and sines of ``2 pi w``."""
 
 
-def _sums(
-    turned: Float[Array, "shots atoms 3"], weights: Float[Array, "atoms orbits"], orbits: _Orbits
-) -> tuple[Float[Array, "shots 4 orbits"], ...]:
-    """The four real sums from which the structure factors at ``k`` and ``-k`` follow.
+def _terms(
+    positions: Float[Array, "atoms 3"], weights: Float[Array, "atoms orbits"], orbits: Orbits
+) -> tuple[Float[Array, "8 5 atoms orbits"], Float[Array, "5 2 atoms orbits"]]:
+    """What the structure factors at ``k`` and ``-k`` are sums of products of.
 
     With ``u = s_x x + s_y y``, which changes its sign from ``k`` to ``-k``, and ``w = s_z z``, which does not,
     ``F(±k) = sum f exp(-2 pi i w) exp(∓2 pi i u)``: one sine and cosine serve two pixels, those of ``w`` eight.
+
+    Returns:
+        the cosines of ``2 pi u`` for the four pairs of pixels and then its sines, and the weighted cosine and sine of
+        ``2 pi w``, for each of the five shots.
     """
-    x, y, z = turned[..., 0], turned[..., 1], turned[..., 2]
-    sx, sy, sz = (jnp.asarray(s, jnp.float32) for s in (orbits.sx, orbits.sy, orbits.sz))
-    sin_w, cos_w = _sincos(z[..., None] * sz)
-    sin_u, cos_u = _sincos(x[..., None, None] * sx + y[..., None, None] * sy)
-    terms = ((weights * cos_w, cos_u), (weights * sin_w, sin_u), (weights * sin_w, cos_u), (weights * cos_w, sin_u))
-    return tuple(jnp.einsum("tjo,tjmo->tmo", a, b, precision=lax.Precision.HIGHEST) for a, b in terms)
+    x, y, z = jnp.moveaxis(turned(positions), -1, 0)
+    both = np.array([0, 0.25], np.float32)  # turns from the cosine back to the sine
+    sx, sy = (np.concatenate([s, s]).astype(np.float32)[:, None, None] for s in (orbits.sx, orbits.sy))
+    across = _cosine(x[..., None] * sx + y[..., None] * sy - np.repeat(both, 4)[:, None, None, None])
+    along = _cosine(z[:, None, :, None] * orbits.sz.astype(np.float32) - both[:, None, None])
+    return across, weights * along
 
 
-def _intensities(
-    positions: Float[Array, "atoms 3"],
-    species: Int[Array, " atoms"],
-    occupancies: Float[Array, " atoms"],
-    orbits: _Orbits,
-) -> Float[Array, "shots 2 4 orbits"]:
-    """``|F|^2`` times the solid angle, for the five shots, both signs of ``k``, the four pairs and all orbits."""
+def _multiplied(across: Float[Array, "8 5 atoms orbits"], along: Float[Array, "5 2 atoms orbits"]) -> _Sums:
+    """The sums over atoms as products of matrices."""
+    return jnp.einsum("mtjo,tqjo->mtqo", across, along, precision=lax.Precision.HIGHEST)
+
+
+@jax.custom_jvp
+def _added_up(across: Float[Array, "8 5 atoms orbits"], along: Float[Array, "5 2 atoms orbits"]) -> _Sums:
+    """The same, one atom after the other: a loop over the orbits that XLA vectorises on a CPU."""
+    atoms = range(along.shape[2])
+    return functools.reduce(jnp.add, (across[:, :, None, atom] * along[:, :, atom] for atom in atoms))
+
+
+@_added_up.defjvp
+def _added_up_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[_Sums, _Sums]:
+    (across, along), (across_step, along_step) = primals, tangents
+    return _added_up(across, along), _multiplied(across_step, along) + _multiplied(across, along_step)
+
+
+class _Way(NamedTuple):
+    """How a kind of device goes through structures and atoms."""
+
+    structures: int | None
+    """So many at once; one at a time when None."""
+    atoms: int
+    """At most so many at once."""
+    add: Callable[[Any, Any], _Sums]
+    """Adds the terms of so many atoms up."""
+    skips: bool
+    """Leaves out what is padding alone, which takes a decision while it runs."""
+
+
+_CPU = _Way(None, CPU_CHUNK, _added_up, skips=True)
+_ACCELERATOR = _Way(ACCELERATOR_BATCH, ACCELERATOR_CHUNK, _multiplied, skips=False)
+
+
+def _sums(atoms: Any, orbits: Orbits, way: _Way) -> _Sums:
+    """The sums over all atoms of a structure, chunk by chunk."""
     table = jnp.asarray(orbits.form_factors, jnp.float32)
+    count = len(atoms[1])
+    filled = max(1, -(-count // CPU_CHUNK)) * CPU_CHUNK
+    size = min(way.atoms, filled)
 
-    def chunk(atoms: Any) -> tuple[Float[Array, "shots 4 orbits"], ...]:
-        positions, species, occupancies = atoms
-        return _sums(_turned(positions), table[species] * occupancies[:, None], orbits)
+    @jax.checkpoint  # a gradient computes the terms again, faster than it would read them
+    def add(sums: _Sums, chunk: Any) -> _Sums:
+        positions, species, occupancies = chunk
+        return sums + way.add(*_terms(positions, table[species] * occupancies[:, None], orbits))
 
-    atoms = positions, species, occupancies
-    if len(species) <= ATOM_CHUNK:
-        a, b, c, d = chunk(atoms)
-    else:
-        missing = -len(species) % ATOM_CHUNK
-        atoms = tuple(jnp.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for v in atoms)
-        chunks = tuple(v.reshape(-1, ATOM_CHUNK, *v.shape[1:]) for v in atoms)
-        zeros = (jnp.zeros((5, 4, len(orbits.sz)), jnp.float32),) * 4
-        (a, b, c, d), _ = lax.scan(
-            lambda sums, part: (tuple(p + q for p, q in zip(sums, chunk(part), strict=True)), None), zeros, chunks
-        )
-    plus, minus = (a - b) ** 2 + (c + d) ** 2, (a + b) ** 2 + (c - d) ** 2
+    def step(sums: _Sums, chunk: Any) -> tuple[_Sums, None]:
+        if not way.skips:
+            return add(sums, chunk), None
+        return lax.cond(jnp.any(chunk[1] != 0), add, lambda sums, chunk: sums, sums, chunk), None
+
+    chunks = tuple(
+        jnp.pad(v, [(0, -(-filled // size) * size - count)] + [(0, 0)] * (v.ndim - 1)).reshape(-1, size, *v.shape[1:])
+        for v in atoms
+    )
+    return lax.scan(step, jnp.zeros((8, 5, 2, len(orbits.sz)), jnp.float32), chunks)[0]
+
+
+def _intensities(atoms: Any, orbits: Orbits, way: _Way) -> Float[Array, "shots 2 4 orbits"]:
+    """``|F|^2`` times the solid angle, for the five shots, both signs of ``k``, the four pairs and all orbits."""
+    (cos_cos, cos_sin), (sin_cos, sin_sin) = _sums(atoms, orbits, way).reshape(2, 4, 5, 2, -1).transpose(0, 3, 2, 1, 4)
+    plus = (cos_cos - sin_sin) ** 2 + (cos_sin + sin_cos) ** 2
+    minus = (cos_cos + sin_sin) ** 2 + (cos_sin - sin_cos) ** 2
     return jnp.stack([plus, minus], axis=1) * jnp.asarray(orbits.solid_angle, jnp.float32)
 
 
-def _image(intensities: Float[Array, "5 2 4 orbits"], orbits: _Orbits) -> Float[Array, "pixels pixels 3"]:
+def _image(intensities: Float[Array, "5 2 4 orbits"], orbits: Orbits) -> Float[Array, "pixels pixels 3"]:
     """The image from the values of its pixels."""
     values = jnp.pad(intensities.reshape(5, -1), ((0, 0), (0, 1)))
     shots = values[:, orbits.pixel]
@@ -238,30 +176,6 @@ def _image(intensities: Float[Array, "5 2 4 orbits"], orbits: _Orbits) -> Float[
     image = jnp.stack([shots[0] + shots[1], shots[2] + shots[3], about_z], axis=-1)
     brightest = image.max()
     return image / jnp.where(brightest > 0, brightest, 1.0)
-
-
-def wave_vectors(beam: Beam = PUBLISHED) -> Float[np.ndarray, "pixels pixels 3 2 3"]:
-    """The wave vectors ``M^-1 s`` that each pixel sees in the structure's own frame, NaN where a pixel is dropped.
-
-    Axes: detector x, detector y, channel (axis of the rotation), rotation by +45° or -45°, component. In cycles per
-    nearest-neighbour distance, no 2π.
-
-    Args:
-        beam: the simulated experiment.
-
-    Example:
-        >>> s = wave_vectors()[55, 31]  # 23.5 pixels from the beam
-        >>> print(np.linalg.norm(s, axis=-1).round(2))
-        [[1.87 1.87]
-         [1.87 1.87]
-         [1.87 1.87]]
-    """
-    orbits = _orbits(beam)
-    first = np.stack([orbits.sx, orbits.sy, np.broadcast_to(orbits.sz, orbits.sx.shape)], axis=-1).reshape(-1, 3)
-    seen = np.concatenate([first, first * [-1, -1, 1], np.full((1, 3), np.nan)])[orbits.pixel]
-    inverses = np.asarray(_turned(jnp.eye(3)), np.float64)
-    both = np.concatenate([inverses, inverses[4:].transpose(0, 2, 1)]).reshape(3, 2, 3, 3)
-    return np.einsum("crij,xyj->xycri", both, seen)
 
 
 def fingerprint_kernel(
@@ -303,21 +217,16 @@ def fingerprint_kernel(
         )
     if not jnp.issubdtype(species.dtype, jnp.integer):
         raise ValueError(f"expected integer species, got {species.dtype}; pass atomic numbers")
-    orbits = _orbits(beam)
+    orbits = orbits_of(beam)
 
-    def single(atoms: Any) -> Float[Array, "pixels pixels 3"]:
-        positions, species, occupancies = atoms
-        return _image(_intensities(positions, species, occupancies, orbits), orbits)
+    def images(way: _Way, *atoms: Any) -> Float[Array, "*batch pixels pixels 3"]:
+        def image(atoms: Any) -> Float[Array, "pixels pixels 3"]:
+            return _image(_intensities(atoms, orbits, way), orbits)
 
-    if positions.ndim == 2:
-        return single((positions, species, occupancies))
-    return lax.platform_dependent(
-        positions,
-        species,
-        occupancies,
-        cpu=lambda *atoms: lax.map(single, atoms),
-        default=lambda *atoms: lax.map(single, atoms, batch_size=ACCELERATOR_BATCH),
-    )
+        return image(atoms) if atoms[1].ndim == 1 else lax.map(image, atoms, batch_size=way.structures)
+
+    ways = {"cpu": functools.partial(images, _CPU), "default": functools.partial(images, _ACCELERATOR)}
+    return lax.platform_dependent(positions, species, occupancies, **ways)
 
 
 _compiled = jax.jit(fingerprint_kernel, static_argnames="beam")

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxclear.crystals.beam import wave_vectors
 from jaxclear.crystals.explain import CrystalExplanation
-from jaxclear.crystals.fingerprint import wave_vectors
 from jaxclear.crystals.peaks import Family, PeakError, PeakIndex, cell_of, index_peaks
 from jaxclear.crystals.structures import Crystal
 

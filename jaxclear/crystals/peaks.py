@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxclear.crystals.beam import PUBLISHED, Beam, wave_vectors
 from jaxclear.crystals.cells import cluster as cut
 from jaxclear.crystals.cells import nearest_neighbour_distance, standard_cell, symmetry_dataset
-from jaxclear.crystals.fingerprint import PUBLISHED, Beam, wave_vectors
 from jaxclear.crystals.form_factors import form_factors
 from jaxclear.crystals.structures import Crystal
 
@@ -56,7 +56,7 @@ class Family(NamedTuple):
 class PeakIndex(NamedTuple):
     """The reciprocal-lattice point nearest to each pixel in each of its six shots; absences are no points.
 
-    Axes are those of :func:`~jaxclear.crystals.fingerprint.wave_vectors`: detector x and y, channel, rotation.
+    Axes are those of :func:`~jaxclear.crystals.beam.wave_vectors`: detector x and y, channel, rotation.
     """
 
     hkl: Int[np.ndarray, "pixels pixels 3 2 3"]

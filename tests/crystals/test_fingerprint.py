@@ -1,3 +1,5 @@
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxclear.crystals import Beam, StructureError, fingerprint, fingerprint_kernel, prepare
-from jaxclear.crystals.fingerprint import _compiled, _orbits, _sincos, wave_vectors
+from jaxclear.crystals.beam import orbits_of, wave_vectors
+from jaxclear.crystals.fingerprint import _compiled, _cosine
 from jaxclear.crystals.form_factors import form_factors
 from tests.crystals import reference
 
+module = importlib.import_module("jaxclear.crystals.fingerprint")  # the package's name for it is the function
 kernel = jax.jit(fingerprint_kernel, static_argnames="beam")
 
 
@@ -25,6 +29,18 @@ def test_matches_the_direct_sum(seed, count, side):
     positions, species, occupancies = random_atoms(seed, count, side=side)
     expected = reference.fingerprint(positions.astype(float), species, occupancies.astype(float))
     np.testing.assert_allclose(kernel(positions, species, occupancies), expected, atol=3e-6, rtol=0)
+
+
+@pytest.mark.parametrize("count", [20, 300])
+def test_what_accelerators_compute(count, monkeypatch):
+    """By their sums, on this machine's CPU."""
+    positions, species, occupancies = random_atoms(2, count, side=6.0)
+    expected = reference.fingerprint(positions.astype(float), species, occupancies.astype(float))
+    monkeypatch.setattr(module, "_CPU", module._ACCELERATOR)
+    images = jax.jit(lambda *atoms: fingerprint_kernel(*atoms))
+    np.testing.assert_allclose(images(positions, species, occupancies), expected, atol=3e-6, rtol=0)
+    batch = [np.stack([v, v]) for v in (positions, species, occupancies)]
+    np.testing.assert_allclose(images(*batch), np.stack([expected, expected]), atol=3e-6, rtol=0)
 
 
 def test_matches_the_direct_sum_for_a_crystal():
@@ -140,11 +156,34 @@ def test_batch_vmap_and_single_agree():
     np.testing.assert_allclose(jax.vmap(fingerprint_kernel)(*atoms), batch, atol=1e-6)
 
 
-def test_padding_changes_nothing():
+@pytest.mark.parametrize("missing", [12, 140])
+def test_padding_changes_nothing(missing):
     atoms = random_atoms(12, 20)
-    longer = [np.pad(v, [(0, 12)] + [(0, 0)] * (v.ndim - 1)) for v in atoms]
+    longer = [np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for v in atoms]
     np.testing.assert_allclose(kernel(*longer), kernel(*atoms), atol=1e-6)
-    assert not np.any(kernel(*(np.zeros_like(v) for v in atoms)))
+    before = [np.pad(v, [(missing, 0)] + [(0, 0)] * (v.ndim - 1)) for v in atoms]
+    np.testing.assert_allclose(kernel(*before), kernel(*atoms), atol=1e-6)
+    assert not np.any(kernel(*(np.zeros_like(v) for v in longer)))
+
+
+def test_no_atoms_scatter_nothing():
+    assert not np.any(kernel(np.zeros((0, 3)), np.zeros(0, int), np.zeros(0)))
+
+
+def test_slopes_of_absent_atoms():
+    """Atoms of occupancy 0 far behind the others, in a chunk of their own: what one would add is not left out."""
+    positions, species, occupancies = random_atoms(15, 40)
+    occupancies[30:] = 0
+    gaps = [np.insert(v, 30, np.zeros((70, *v.shape[1:]), v.dtype), axis=0) for v in (positions, species, occupancies)]
+
+    def loss(occupancies, positions, species):
+        return jnp.sum(fingerprint_kernel(positions, species, occupancies)[..., 0])
+
+    slopes = jax.jit(jax.grad(loss))
+    expected = slopes(occupancies, positions, species)
+    assert np.abs(expected[30:]).min() > 0
+    found = slopes(gaps[2], *gaps[:2])
+    np.testing.assert_allclose(np.delete(found, slice(30, 100)), expected, rtol=1e-4)
 
 
 def test_kernel_over_two_devices():
@@ -222,18 +261,20 @@ def test_bad_structures_compile_nothing():
 
 
 def test_solid_angle_falls_by_two_percent_at_the_edge():
-    angle = _orbits(Beam()).solid_angle
+    angle = orbits_of(Beam()).solid_angle
     assert 0.978 < angle.min() < 0.98
     assert angle.max() < 1
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(-200, 200, width=32), min_size=1, max_size=20))
-def test_sine_and_cosine(turns):
-    sine, cosine = _sincos(jnp.asarray(turns, jnp.float32))
+def test_cosine_and_its_slope(turns):
+    turns = jnp.asarray(turns, jnp.float32)
+    cosine, slope = jax.jvp(_cosine, (turns,), (jnp.ones_like(turns),))
     angle = 2 * np.pi * np.asarray(turns, np.float64)
-    np.testing.assert_allclose(sine, np.sin(angle), atol=5e-7)
     np.testing.assert_allclose(cosine, np.cos(angle), atol=5e-7)
+    quarter = 2 * np.pi * np.spacing(200, dtype=np.float32)  # what a quarter turn more loses to rounding
+    np.testing.assert_allclose(slope / (2 * np.pi), -np.sin(angle), atol=5e-7 + quarter)
 
 
 def test_wave_vectors_are_those_of_the_pixels():

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pymatgen.symmetry.groups import SpaceGroup
 
 from jaxclear.crystals import cluster, read, standard_cell
-from jaxclear.crystals.fingerprint import fingerprint_clusters, wave_vectors
+from jaxclear.crystals.beam import wave_vectors
+from jaxclear.crystals.fingerprint import fingerprint_clusters
 from jaxclear.crystals.form_factors import form_factors
 from jaxclear.crystals.peaks import PeakError, cell_of, index_peaks
 
