@@ -7,14 +7,13 @@ Source: D. Kumar, Class Based Strategies for Understanding Neural Networks, Univ
 A. Ziletti et al., Nat. Commun. 9, 2775 (2018).
 """
 
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxclear.crystals.settings import one_description
+from jaxclear.crystals.spglib_datasets import dataset_of
 from jaxclear.crystals.structures import MAX_ATOMS, MIN_DISTANCE, Crystal, StructureError, completed_cell, read
 
 BUCKETS = (160, 256, 512, 1024, 2048, MAX_ATOMS)
@@ -57,7 +56,8 @@ def symmetry_dataset(crystal: Crystal, *, symprec: float = 0.01, angle_tolerance
     if not crystal.pbc.all():
         return None
     sites = occupied_sites(crystal)
-    return _dataset(crystal, sites, symprec, angle_tolerance)
+    fractions = sites.positions @ np.linalg.inv(crystal.cell)
+    return dataset_of(crystal.cell, fractions, sites.kinds, symprec=symprec, angle_tolerance=angle_tolerance)
 
 
 class OccupiedSites(NamedTuple):
@@ -98,22 +98,6 @@ def _first_atom_of_site(crystal: Crystal) -> Int[np.ndarray, " atoms"]:
         same = atom + np.flatnonzero(np.linalg.norm(delta @ cell, axis=1) < MIN_DISTANCE)
         first[same] = np.minimum(first[same], atom)
     return first
-
-
-def _dataset(crystal: Crystal, sites: OccupiedSites, symprec: float, angle_tolerance: float) -> Any | None:
-    """The dataset of spglib, or None; alone in knowing how the versions of spglib report failure."""
-    import spglib
-
-    cell: Any = (crystal.cell, sites.positions @ np.linalg.inv(crystal.cell), sites.kinds + 1)
-    failures = getattr(spglib, "SpglibError", ())  # 2.6 has no such class and returns None
-    with warnings.catch_warnings():
-        # spglib 2.7 and later warn about their default way of reporting errors at every call.
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        try:
-            dataset = spglib.get_symmetry_dataset(cell, symprec=symprec, angle_tolerance=angle_tolerance)
-        except failures:
-            return None
-    return None if dataset is None else one_description(dataset)
 
 
 def standard_cell(crystal: Crystal, *, symprec: float = 0.01, angle_tolerance: float = -1.0) -> StandardCell:
