@@ -77,7 +77,7 @@ def _cosine_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
     return _cosine(*primals), _cosine(primals[0] + 0.25) * (2 * np.pi * tangents[0])
 
 
-_Sums = Float[Array, "8 5 2 orbits"]
+_RealSums = Float[Array, "8 5 2 orbits"]
 """Over the atoms: of cosines and sines of ``2 pi u``, of the five shots, times cosines and sines of ``2 pi w``."""
 
 
@@ -101,20 +101,20 @@ def _terms(
     return across, weights * along
 
 
-def _multiplied(across: Float[Array, "8 5 atoms orbits"], along: Float[Array, "5 2 atoms orbits"]) -> _Sums:
+def _multiplied(across: Float[Array, "8 5 atoms orbits"], along: Float[Array, "5 2 atoms orbits"]) -> _RealSums:
     """The sums over atoms as products of matrices."""
     return jnp.einsum("mtjo,tqjo->mtqo", across, along, precision=lax.Precision.HIGHEST)
 
 
 @jax.custom_jvp
-def _added_up(across: Float[Array, "8 5 atoms orbits"], along: Float[Array, "5 2 atoms orbits"]) -> _Sums:
+def _added_up(across: Float[Array, "8 5 atoms orbits"], along: Float[Array, "5 2 atoms orbits"]) -> _RealSums:
     """The same, one atom after the other: a loop over the orbits that XLA vectorises on a CPU."""
     atoms = range(along.shape[2])
     return functools.reduce(jnp.add, (across[:, :, None, atom] * along[:, :, atom] for atom in atoms))
 
 
 @_added_up.defjvp
-def _added_up_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[_Sums, _Sums]:
+def _added_up_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[_RealSums, _RealSums]:
     (across, along), (across_step, along_step) = primals, tangents
     return _added_up(across, along), _multiplied(across_step, along) + _multiplied(across, along_step)
 
@@ -126,7 +126,7 @@ class _Way(NamedTuple):
     """So many at once; one at a time when None."""
     atoms: int
     """At most so many at once."""
-    add: Callable[[Any, Any], _Sums]
+    add: Callable[[Any, Any], _RealSums]
     """Adds the terms of so many atoms up."""
     skips: bool
     """Leaves out what is padding alone, which takes a decision while it runs."""
@@ -136,19 +136,19 @@ _CPU = _Way(None, CPU_CHUNK, _added_up, skips=True)
 _ACCELERATOR = _Way(ACCELERATOR_BATCH, ACCELERATOR_CHUNK, _multiplied, skips=False)
 
 
-def _sums(atoms: Any, orbits: Orbits, way: _Way) -> _Sums:
+def _sums(atoms: Any, orbits: Orbits, way: _Way) -> _RealSums:
     """The sums over all atoms of a structure, chunk by chunk."""
     table = jnp.asarray(orbits.form_factors, jnp.float32)
     count = len(atoms[1])
     filled = max(1, -(-count // CPU_CHUNK)) * CPU_CHUNK
     size = min(way.atoms, filled)
 
-    @jax.checkpoint  # a gradient computes the terms again, faster than it would read them
-    def add(sums: _Sums, chunk: Any) -> _Sums:
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # a gradient computes terms again, faster than reading them
+    def add(sums: _RealSums, chunk: Any) -> _RealSums:
         positions, species, occupancies = chunk
         return sums + way.add(*_terms(positions, table[species] * occupancies[:, None], orbits))
 
-    def step(sums: _Sums, chunk: Any) -> tuple[_Sums, None]:
+    def step(sums: _RealSums, chunk: Any) -> tuple[_RealSums, None]:
         if not way.skips:
             return add(sums, chunk), None
         return lax.cond(jnp.any(chunk[1] != 0), add, lambda sums, chunk: sums, sums, chunk), None
@@ -157,7 +157,10 @@ def _sums(atoms: Any, orbits: Orbits, way: _Way) -> _Sums:
         jnp.pad(v, [(0, -(-filled // size) * size - count)] + [(0, 0)] * (v.ndim - 1)).reshape(-1, size, *v.shape[1:])
         for v in atoms
     )
-    return lax.scan(step, jnp.zeros((8, 5, 2, len(orbits.sz)), jnp.float32), chunks)[0]
+    # Under `shard_map` the loop's carry must start with the type that it ends with, which varies as the atoms do.
+    any_number = sum((jnp.sum(v) for v in atoms), jnp.float32(0))
+    nothing = jnp.where(jnp.isnan(any_number), jnp.float32(0), jnp.float32(0))
+    return lax.scan(step, jnp.full((8, 5, 2, len(orbits.sz)), nothing), chunks)[0]
 
 
 def _intensities(atoms: Any, orbits: Orbits, way: _Way) -> Float[Array, "shots 2 4 orbits"]:
@@ -192,7 +195,8 @@ def fingerprint_kernel(
     Args:
         positions: one cluster or a batch, in units of the mean nearest-neighbour distance. The result does not depend
             on the origin, but float32 does: keep the atoms around it.
-        species: atomic numbers 0 to 98; 0 scatters nothing.
+        species: atomic numbers 0 to 98; 0 scatters nothing. On a CPU whole chunks of it take no time, but under
+            `jax.vmap`.
         occupancies: weights of the atoms; 0 makes an atom padding.
         beam: the simulated experiment; static.
 

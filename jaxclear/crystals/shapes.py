@@ -1,12 +1,11 @@
-"""The symmetry of ideal cells, asked of spglib once a shape.
+"""The symmetry of ideal cells, by their shape.
 
-spglib takes milliseconds for a cubic cell of one atom, longer than all else that finds a damaged crystal's lattice.
-What it says of a cell is the same for cells that differ in size, in orientation and by a translation alone: all simple
-cubic, fcc, bcc and diamond crystals are few shapes, and ideal ones are equal to the last digits.
+What spglib says of a cell is the same for cells that differ in size, in orientation and by a translation alone: all
+simple cubic, fcc, bcc and diamond crystals are few shapes, ideal ones are equal to the last digits, and of those it is
+asked once (:mod:`~jaxclear.crystals.spglib_datasets`).
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import numpy as np
@@ -34,18 +33,10 @@ def ideal_dataset(cell: Crystal) -> Any | None:
     # What is rounded is rounded to a whole cell less, not to the cell's other end.
     places = np.round(fractions - fractions[0], _DIGITS) % 1.0 + 0.0
     metric = np.round(cell.cell @ cell.cell.T / size**2, _DIGITS) + 0.0
-    found = _of_shape(metric.tobytes(), places.tobytes(), np.asarray(cell.numbers, np.int32).tobytes())
+    lattice, count = np.linalg.cholesky(metric), len(cell.numbers)
+    unit = Crystal(lattice, places @ lattice, cell.numbers, np.ones(count), np.ones(3, bool), "ideal cell")
+    found = symmetry_dataset(unit, symprec=TOLERANCE * count ** (-1 / 3))
     if found is None:
         return None
     moved = np.asarray(found.origin_shift) - np.asarray(found.transformation_matrix) @ fractions[0]
     return dataclasses.replace(found, std_lattice=np.asarray(found.std_lattice) * size, origin_shift=moved % 1.0)
-
-
-@functools.lru_cache(maxsize=256)
-def _of_shape(metric: bytes, places: bytes, numbers: bytes) -> Any | None:
-    """The dataset of the cell of unit volume with its first site at the origin."""
-    lattice = np.linalg.cholesky(np.frombuffer(metric).reshape(3, 3))
-    fractions, kinds = np.frombuffer(places).reshape(-1, 3), np.frombuffer(numbers, np.int32)
-    count = len(kinds)
-    cell = Crystal(lattice, fractions @ lattice, kinds, np.ones(count), np.ones(3, bool), "ideal cell")
-    return symmetry_dataset(cell, symprec=TOLERANCE * count ** (-1 / 3))

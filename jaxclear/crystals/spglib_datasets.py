@@ -1,8 +1,8 @@
-"""What spglib says of a cell, asked once for cells that differ in size alone.
+"""What spglib says of a cell, asked once for cubic cells that differ in size alone.
 
 spglib takes some 10 ms for fcc or diamond, more than reading the file, cutting the cluster and computing the
-fingerprint together. Those of cubic elements are the same cell in another size: the same lattice vectors and fractional
-coordinates, up to a factor.
+fingerprint together. Those of elements are the same cell in another size: the same lattice vectors and fractional
+coordinates, up to a factor. Cells of other systems have ratios of lengths or angles of their own.
 """
 
 import bisect
@@ -17,15 +17,18 @@ from jaxtyping import Float, Int
 
 from jaxclear.crystals.settings import one_description
 
+_FIRST_CUBIC_GROUP = 195
 _MOST_SITES = 64
 """Larger cells are mostly damaged ones, no two of one shape, and have much to remember."""
 _SHAPES = 128
 """So many are remembered, those that were asked for last."""
 _DIGITS = 10
 """Equal digits make a shape."""
+_ALIKE = 1e-6
+"""Numbers of answers that differ by less are the same."""
 
 _Answers = list[tuple[float, Any]]
-"""(tolerance in units of the cell's size, dataset or None), in the order of the tolerances."""
+"""(tolerance, dataset) of a cell of unit volume, in the order of the tolerances."""
 _known: collections.OrderedDict[Any, _Answers] = collections.OrderedDict()
 _lock = threading.Lock()
 
@@ -40,8 +43,10 @@ def dataset_of(
 ) -> Any | None:
     """The dataset of spglib with the one description of its setting, or None when it finds no symmetry.
 
-    A cell that differs in size alone from others that spglib was asked about is answered from theirs: where it found
-    the same space group at a tolerance below, and at one above, that of this cell, all in units of the cell's size.
+    A cubic cell that differs in size alone from others that spglib was asked about is answered from theirs: where it
+    found the same at a tolerance below, and at one above, that of this cell, all in units of the cell's size.
+
+    Arrays of a remembered dataset cannot be written to.
 
     Args:
         cell: lattice vectors in rows, Å.
@@ -57,17 +62,15 @@ def dataset_of(
     shape = (*(values.tobytes() for values in digits), kinds.tobytes(), angle_tolerance)
     tolerance = symprec / size
     with _lock:
-        answers = _known.setdefault(shape, [])
-        _known.move_to_end(shape)
-        while len(_known) > _SHAPES:
-            _known.popitem(last=False)
-        unit = _between(answers, tolerance)
-    if unit is None:
-        found = _asked(cell, fractions, kinds, symprec, angle_tolerance)
+        known = _between(_known.get(shape, []), tolerance)
+        if known is not None:
+            _known.move_to_end(shape)
+            return _scaled(known, size)
+    found = _asked(cell, fractions, kinds, symprec, angle_tolerance)
+    if found is not None and found.number >= _FIRST_CUBIC_GROUP:
         with _lock:
-            bisect.insort(answers, (tolerance, found and _scaled(found, 1 / size)), key=lambda answer: answer[0])
-        return found
-    return _scaled(unit, size)
+            _remember(shape, tolerance, _scaled(found, 1 / size))
+    return found
 
 
 def forget() -> None:
@@ -77,13 +80,42 @@ def forget() -> None:
 
 
 def _between(answers: _Answers, tolerance: float) -> Any | None:
-    """The dataset of the next smaller tolerance, if the next greater one gave the same space group."""
-    place = bisect.bisect_right(answers, tolerance, key=lambda answer: answer[0])
+    """The dataset of the next smaller tolerance, or of this one, if the next greater one gave the same."""
+    place = bisect.bisect_right(answers, tolerance, key=_tolerance)
     below = answers[place - 1] if place else None
-    above = below if below and below[0] == tolerance else answers[place] if place < len(answers) else None
-    if below is None or above is None or below[1] is None or above[1] is None:
-        return None
-    return below[1] if below[1].number == above[1].number else None
+    if below is not None and below[0] == tolerance:
+        return below[1]
+    above = answers[place] if place < len(answers) else None
+    return below[1] if below is not None and above is not None and _same(below[1], above[1]) else None
+
+
+def _remember(shape: Any, tolerance: float, dataset: Any) -> None:
+    """Adds an answer, and drops those between two of the same, which say no more, and shapes not asked for lately."""
+    for field in dataclasses.fields(dataset):
+        if isinstance(value := getattr(dataset, field.name), np.ndarray):
+            value.setflags(write=False)
+    answers = _known.setdefault(shape, [])
+    bisect.insort(answers, (tolerance, dataset), key=_tolerance)
+    inner = range(len(answers) - 2, 0, -1)
+    for place in inner:
+        if _same(answers[place - 1][1], answers[place][1]) and _same(answers[place][1], answers[place + 1][1]):
+            del answers[place]
+    _known.move_to_end(shape)
+    while len(_known) > _SHAPES:
+        _known.popitem(last=False)
+
+
+def _tolerance(answer: tuple[float, Any]) -> float:
+    return answer[0]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two datasets of one cell say the same: a space group can be found with more or with fewer atoms."""
+    exact = ("number", "hall_number", "rotations", "mapping_to_primitive", "std_types")
+    close = ("transformation_matrix", "origin_shift", "std_lattice", "std_positions", "translations")
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in exact) and all(
+        np.allclose(getattr(one, name), getattr(other, name), rtol=0, atol=_ALIKE) for name in close
+    )
 
 
 def _scaled(dataset: Any, factor: float) -> Any:

@@ -36,9 +36,14 @@ def test_what_accelerators_compute(count, monkeypatch):
     """By their sums, on this machine's CPU."""
     positions, species, occupancies = random_atoms(2, count, side=6.0)
     expected = reference.fingerprint(positions.astype(float), species, occupancies.astype(float))
+    slopes = jax.grad(lambda positions: fingerprint_kernel(positions, species, occupancies)[..., 0].sum())
+    expected_slopes = slopes(positions)
+    assert "dot_general" not in kernel.lower(positions, species, occupancies).as_text()
     monkeypatch.setattr(module, "_CPU", module._ACCELERATOR)
     images = jax.jit(lambda *atoms: fingerprint_kernel(*atoms))
+    assert "dot_general" in images.lower(positions, species, occupancies).as_text()
     np.testing.assert_allclose(images(positions, species, occupancies), expected, atol=3e-6, rtol=0)
+    np.testing.assert_allclose(slopes(positions), expected_slopes, atol=1e-4 * np.abs(expected_slopes).max(), rtol=0)
     batch = [np.stack([v, v]) for v in (positions, species, occupancies)]
     np.testing.assert_allclose(images(*batch), np.stack([expected, expected]), atol=3e-6, rtol=0)
 
@@ -186,11 +191,12 @@ def test_slopes_of_absent_atoms():
     np.testing.assert_allclose(np.delete(found, slice(30, 100)), expected, rtol=1e-4)
 
 
-def test_kernel_over_two_devices():
-    atoms = [np.stack([v, v]) for v in random_atoms(13, 20)]
+@pytest.mark.parametrize("count", [20, 300])
+def test_kernel_over_two_devices(count):
+    atoms = [np.stack([v, v]) for v in random_atoms(13, count)]
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec("batch")
-    sharded = jax.jit(jax.shard_map(fingerprint_kernel, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))
+    sharded = jax.jit(jax.shard_map(fingerprint_kernel, mesh=mesh, in_specs=spec, out_specs=spec))
     np.testing.assert_allclose(sharded(*atoms), kernel(*atoms), atol=1e-6)
 
 

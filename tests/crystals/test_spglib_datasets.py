@@ -60,11 +60,12 @@ def test_answers_are_spglibs_whatever_was_asked_before(name, strain, shift, ques
         assert_equal(answer(cell, size, symprec), expected)
 
 
-def test_cells_that_differ_in_size_are_asked_for_once(asked):
+def test_sizes_between_two_that_were_asked_for_are_not_asked_for(asked):
     cell = conventional("Cu")
-    for size, symprec in ((4.0, 0.01), (2.0, 0.01), (3.0, 0.01), (3.9, 0.01), (4.0, 0.01)):
-        assert answer(cell, size, symprec).number == 225
-    assert asked == [0.01, 0.01]  # the ends of what lies between
+    sizes = (4.0, 2.0, 3.0, 3.9, 4.0)
+    found = [answer(cell, size, 0.01) for size in sizes]
+    assert len(asked) == 2
+    np.testing.assert_allclose([dataset.std_lattice[0, 0] for dataset in found], sizes)
 
 
 def test_what_lies_between_two_space_groups_is_asked(asked):
@@ -73,6 +74,46 @@ def test_what_lies_between_two_space_groups_is_asked(asked):
     assert asked == [1e-3, 0.1, 0.02]
     assert answer(cell, 4.0, 0.05).number == 225  # between two of one group
     assert len(asked) == 3
+
+
+def test_one_space_group_with_more_and_with_fewer_atoms():
+    """Two cubes on each other, one cube's atom a little off: 123 with two atoms, or with one."""
+    spglib_datasets.forget()
+    cell = np.diag([1.0, 1.0, 2.2]), np.array([[0, 0, 0], [0, 0, 0.5 + 0.003]]), np.zeros(2, int)
+    fine, coarse, between = (answer(cell, 3.0, symprec) for symprec in (1e-3, 0.1, 0.05))
+    assert (fine.number, len(fine.std_types)) == (123, 2)
+    assert (coarse.number, len(coarse.std_types)) == (123, 1)
+    assert_equal(between, spglib_datasets._asked(3 * cell[0], *cell[1:], 0.05, -1.0))
+
+
+def test_one_cubic_space_group_with_more_and_with_fewer_atoms():
+    """27 cubes, the atoms along the edges a little off: 221 with 27 atoms, or with one."""
+    spglib_datasets.forget()
+    steps = np.stack(np.meshgrid(*[np.arange(3)] * 3), axis=-1).reshape(-1, 3)
+    on_edge = np.count_nonzero(steps, axis=1) == 1
+    fractions = steps / 3 + 0.004 * on_edge[:, None] * np.sign(steps * (3 - 2 * steps))
+    cell = np.eye(3), fractions, np.zeros(27, int)
+    fine, coarse, between = (answer(cell, 6.0, symprec) for symprec in (1e-3, 0.2, 0.05))
+    assert (fine.number, len(fine.std_types)) == (221, 27)
+    assert (coarse.number, len(coarse.std_types)) == (221, 1)
+    assert_equal(between, spglib_datasets._asked(6 * cell[0], *cell[1:], 0.05, -1.0))
+
+
+def test_few_answers_are_remembered(asked):
+    cell = conventional("Cu")
+    for size in np.linspace(3, 5, 30):
+        assert answer(cell, size, 0.01).number == 225
+    (answers,) = spglib_datasets._known.values()
+    assert len(answers) == 2
+
+
+def test_remembered_answers_cannot_be_changed():
+    spglib_datasets.forget()
+    cell = conventional("Cu")
+    for size in (4.0, 2.0, 3.0):
+        found = answer(cell, size, 0.01)
+    with pytest.raises(ValueError, match="read-only"):
+        found.rotations[0, 0, 0] = 5
 
 
 @pytest.mark.parametrize(
