@@ -206,13 +206,13 @@ def test_obvious_responses_of_one_layer_are_its_kernels_times_its_maps():
 
 
 def test_fingerprints_agree_and_are_timed(monkeypatch):
-    rows = bench_fingerprint.bench_kernel(4, 2, rounds=2, budget=1)
-    assert {row["contender"] for row in rows} == {"jaxclear", "obvious"}
-    assert all(row["error"] < 1e-5 for row in rows)
-    assert rows[0]["ops_cost"] > 0
+    rows = {row["contender"]: row for row in bench_fingerprint.bench_kernel(4, 2, rounds=2, budget=1)}
+    assert set(rows) == {"jaxclear", "obvious", "numpy"}
+    assert all(rows[name]["error"] < 1e-5 for name in ("jaxclear", "obvious"))
+    assert all(rows["jaxclear"][column] > 0 for column in ("ops_cost", "times_numpy", "times_obvious"))
     monkeypatch.setattr(bench_fingerprint, "LONGEST_OBVIOUS", 1)
-    [alone] = bench_fingerprint.bench_kernel(4, 2, rounds=2, budget=1)
-    assert (alone["contender"], alone["times_obvious"]) == ("jaxclear", None)
+    [ours, theirs] = bench_fingerprint.bench_kernel(4, 2, rounds=2, budget=1)
+    assert (ours["contender"], ours["times_obvious"], theirs["contender"]) == ("jaxclear", None, "numpy")
     [files] = [row for row in bench_fingerprint.bench_files(2, rounds=2) if row["contender"] == "from files"]
     assert files["structures_s"] > 0
 
