@@ -24,8 +24,8 @@ the program traced for as many atoms as named (a multiplication and an addition 
 but multiply-adds at the machine's rate; `_cpu` by the processor's time.
 
 The last rows go all the way from files: read, find the standard cell, cut the cluster, pad, and compute; `structures_s`
-is what a user sees. They are elements of all classes, four of seven of them cubic: of those spglib is asked once a
-class (:mod:`jaxclear.crystals.spglib_datasets`), of the others for each structure.
+is what a user sees. They are elements of all classes, four of seven of them cubic: of those spglib is asked a few times
+in all (:mod:`jaxclear.crystals.spglib_datasets`), of the others for each structure.
 """
 
 import argparse

@@ -161,6 +161,13 @@ def test_other_speeds_are_those_of_the_benchmarks():
     for name in ("mnist", "crystal"):
         ours, torch = steps[name, "fit"], steps[name, "torch"]
         assert re.search(rf"\b{ours:.1f} (steps a second )?against {torch:.1f} (of PyTorch's )?\(`{name}`\)", text)
+    prints = [row for row in MEASURED["fingerprint"]["rows"] if row["contender"] == "jaxclear" and row["atoms"] == 128]
+    medium, long = prints[-2:]
+    assert f"a fingerprint of 128 atoms takes {long['ms']:.2f} ms in batches of 10,240" in text
+    slower = long["times_numpy"], medium["times_obvious"]
+    assert "a {:.0f}th of NumPy and, in batches of 1,024, a {:.0f}nd of the obvious JAX".format(*slower) in text
+    [files] = [row for row in MEASURED["fingerprint"]["rows"] if row["contender"] == "from files"]
+    assert f"from CIF files it is {files['structures_s']:.0f} structures a second" in text
     seconds = {row["what"]: row["seconds"] for row in MEASURED["first_answer"]["rows"]}
     cold, warm = seconds["jaxclear classify, cold"], seconds["jaxclear classify, warm"]
     assert f"takes {cold:.1f} s the first time and {warm:.1f} s later" in text

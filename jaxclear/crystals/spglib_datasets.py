@@ -1,14 +1,15 @@
-"""What spglib says of a cell, asked once for cubic cells that differ in size alone.
+"""What spglib says of a cell, asked once for small cubic cells that differ in size alone.
 
 spglib takes some 10 ms for fcc or diamond, more than reading the file, cutting the cluster and computing the
 fingerprint together. Those of elements are the same cell in another size: the same lattice vectors and fractional
 coordinates, up to a factor. Cells of other systems have ratios of lengths or angles of their own.
+
+An answer depends on the cell alone, to the last bit, not on what was asked before.
 """
 
-import bisect
-import collections
 import dataclasses
-import threading
+import functools
+import math
 import warnings
 from typing import Any
 
@@ -17,20 +18,14 @@ from jaxtyping import Float, Int
 
 from jaxclear.crystals.settings import one_description
 
-_FIRST_CUBIC_GROUP = 195
-_MOST_SITES = 64
-"""Larger cells are mostly damaged ones, no two of one shape, and have much to remember."""
-_SHAPES = 128
-"""So many are remembered, those that were asked for last."""
+_MOST_SITES = 8
+"""As the cube of diamond and of zincblende has: cells with more have positions of their own."""
 _DIGITS = 10
 """Equal digits make a shape."""
 _ALIKE = 1e-6
-"""Numbers of answers that differ by less are the same."""
-
-_Answers = list[tuple[float, Any]]
-"""(tolerance, dataset) of a cell of unit volume, in the order of the tolerances."""
-_known: collections.OrderedDict[Any, _Answers] = collections.OrderedDict()
-_lock = threading.Lock()
+"""Numbers that differ by less are the same."""
+_CUBIC_COSINES = (0.0, 1 / 2, 1 / 3)
+"""Between the vectors of a cube, and of the primitive cells of fcc and bcc, whatever their signs."""
 
 
 def dataset_of(
@@ -43,10 +38,8 @@ def dataset_of(
 ) -> Any | None:
     """The dataset of spglib with the one description of its setting, or None when it finds no symmetry.
 
-    A cubic cell that differs in size alone from others that spglib was asked about is answered from theirs: where it
-    found the same at a tolerance below, and at one above, that of this cell, all in units of the cell's size.
-
-    Arrays of a remembered dataset cannot be written to.
+    A small cubic cell is answered from the cell of its shape and of unit volume, where spglib finds the same in that at
+    a tolerance below and at one above, both in units of the cell's size; arrays of such an answer cannot be written to.
 
     Args:
         cell: lattice vectors in rows, Å.
@@ -56,57 +49,40 @@ def dataset_of(
         angle_tolerance: degrees; spglib's own choice when negative.
     """
     size = float(abs(np.linalg.det(cell)) ** (1 / 3))
-    if len(kinds) > _MOST_SITES or not size > 0:
-        return _asked(cell, fractions, kinds, symprec, angle_tolerance)
-    digits = [np.round(values, _DIGITS) + 0.0 for values in (cell / size, fractions)]
-    shape = (*(values.tobytes() for values in digits), kinds.tobytes(), angle_tolerance)
-    tolerance = symprec / size
-    with _lock:
-        known = _between(_known.get(shape, []), tolerance)
-        if known is not None:
-            _known.move_to_end(shape)
-            return _scaled(known, size)
-    found = _asked(cell, fractions, kinds, symprec, angle_tolerance)
-    if found is not None and found.number >= _FIRST_CUBIC_GROUP:
-        with _lock:
-            _remember(shape, tolerance, _scaled(found, 1 / size))
-    return found
+    if len(kinds) <= _MOST_SITES and size > 0 and symprec > 0 and _is_cubic(unit := cell / size):
+        shape = [(np.round(values, _DIGITS) + 0.0).tobytes() for values in (unit, fractions)]
+        power = math.floor(math.log2(symprec / size))
+        found = _of_shape(*shape, np.asarray(kinds, np.int64).tobytes(), 2.0**power, angle_tolerance)
+        if found is not None:
+            lengths = {name: size * getattr(found, name) for name in ("std_lattice", "primitive_lattice")}
+            return dataclasses.replace(found, **lengths)
+    return _asked(cell, fractions, kinds, symprec, angle_tolerance)
 
 
 def forget() -> None:
-    """Forgets all answers, as measurements of time must."""
-    with _lock:
-        _known.clear()
+    """Forgets the answers, as measurements of time must."""
+    _of_shape.cache_clear()
 
 
-def _between(answers: _Answers, tolerance: float) -> Any | None:
-    """The dataset of the next smaller tolerance, or of this one, if the next greater one gave the same."""
-    place = bisect.bisect_right(answers, tolerance, key=_tolerance)
-    below = answers[place - 1] if place else None
-    if below is not None and below[0] == tolerance:
-        return below[1]
-    above = answers[place] if place < len(answers) else None
-    return below[1] if below is not None and above is not None and _same(below[1], above[1]) else None
+def _is_cubic(unit: Float[np.ndarray, "3 3"]) -> bool:
+    """Whether the vectors may be those of a cubic lattice, the conventional or the primitive ones."""
+    metric = unit @ unit.T
+    cosines = np.abs(metric[[0, 0, 1], [1, 2, 2]]) / metric[0, 0]
+    equal = np.abs(np.diag(metric) / metric[0, 0] - 1).max() < _ALIKE
+    return bool(equal and any(np.abs(cosines - cosine).max() < _ALIKE for cosine in _CUBIC_COSINES))
 
 
-def _remember(shape: Any, tolerance: float, dataset: Any) -> None:
-    """Adds an answer, and drops those between two of the same, which say no more, and shapes not asked for lately."""
-    for field in dataclasses.fields(dataset):
-        if isinstance(value := getattr(dataset, field.name), np.ndarray):
+@functools.lru_cache(maxsize=256)
+def _of_shape(cell: bytes, fractions: bytes, kinds: bytes, tolerance: float, angle_tolerance: float) -> Any | None:
+    """The dataset of a cell of unit volume, or None where it is another at twice the tolerance."""
+    structure = np.frombuffer(cell).reshape(3, 3), np.frombuffer(fractions).reshape(-1, 3), np.frombuffer(kinds, int)
+    fine, coarse = (_asked(*structure, symprec, angle_tolerance) for symprec in (tolerance, 2 * tolerance))
+    if fine is None or coarse is None or not _same(fine, coarse):
+        return None
+    for field in dataclasses.fields(fine):
+        if isinstance(value := getattr(fine, field.name), np.ndarray):
             value.setflags(write=False)
-    answers = _known.setdefault(shape, [])
-    bisect.insort(answers, (tolerance, dataset), key=_tolerance)
-    inner = range(len(answers) - 2, 0, -1)
-    for place in inner:
-        if _same(answers[place - 1][1], answers[place][1]) and _same(answers[place][1], answers[place + 1][1]):
-            del answers[place]
-    _known.move_to_end(shape)
-    while len(_known) > _SHAPES:
-        _known.popitem(last=False)
-
-
-def _tolerance(answer: tuple[float, Any]) -> float:
-    return answer[0]
+    return fine
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -116,12 +92,6 @@ def _same(one: Any, other: Any) -> bool:
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in exact) and all(
         np.allclose(getattr(one, name), getattr(other, name), rtol=0, atol=_ALIKE) for name in close
     )
-
-
-def _scaled(dataset: Any, factor: float) -> Any:
-    """The dataset of a cell of another size."""
-    lengths = ("std_lattice", "primitive_lattice")
-    return dataclasses.replace(dataset, **{name: factor * np.asarray(getattr(dataset, name)) for name in lengths})
 
 
 def _asked(cell: Any, fractions: Any, kinds: Any, symprec: float, angle_tolerance: float) -> Any | None:
