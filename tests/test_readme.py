@@ -163,7 +163,7 @@ def test_other_speeds_are_those_of_the_benchmarks():
         assert re.search(rf"\b{ours:.1f} (steps a second )?against {torch:.1f} (of PyTorch's )?\(`{name}`\)", text)
     prints = [row for row in MEASURED["fingerprint"]["rows"] if row["contender"] == "jaxclear" and row["atoms"] == 128]
     medium, long = prints[-2:]
-    assert f"a fingerprint of 128 atoms takes {long['ms']:.2f} ms in batches of 10,240" in text
+    assert f"fingerprint of 128 atoms takes {long['ms']:.2f} ms in batches of 10,240" in text
     slower = long["times_numpy"], medium["times_obvious"]
     assert "a {:.0f}th of NumPy and, in batches of 1,024, a {:.0f}nd of the obvious JAX".format(*slower) in text
     [files] = [row for row in MEASURED["fingerprint"]["rows"] if row["contender"] == "from files"]
