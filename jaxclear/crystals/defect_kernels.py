@@ -116,22 +116,26 @@ def insert(
     present = _present(atoms)
     positions, species = jnp.asarray(atoms.positions), jnp.asarray(atoms.species)
     occupied, free = jnp.argsort(~present), jnp.argsort(present)[:most]
-    near = _distances(positions, positions, present, lattice)
-    neighbours = jax.lax.top_k(-near, min(13, len(present)))[1][:, 1:]
+    # Without itself among them: XLA sorts them all on a CPU where the first of the nearest is cut off.
+    itself = jnp.eye(len(present), dtype=bool)
+    near = jnp.where(itself, jnp.inf, _distances(positions, positions, present, lattice))
+    neighbours = jax.lax.top_k(-near, min(12, len(present) - 1))[1]
 
-    def place(key: Key[Array, ""]) -> tuple[Float[Array, "3"], Int[Array, ""]]:
+    def drawn(key: Key[Array, ""]) -> tuple[Float[Array, "candidates 3"], Int[Array, " candidates"]]:
         first, others, shares = jax.random.split(key, 3)
         owner = occupied[jax.random.randint(first, (HOLE_CANDIDATES,), 0, present.sum())]
         picked = neighbours[owner[:, None], jax.random.randint(others, (HOLE_CANDIDATES, 4), 0, neighbours.shape[1])]
         steps = _nearest_image(positions[picked] - positions[owner][:, None], lattice)
         # A pick that is padding (structures of fewer than 13 atoms) is no direction to go.
-        drawn = jax.random.exponential(shares, (HOLE_CANDIDATES, 5))
-        weights = drawn[:, :4] / drawn.sum(axis=1, keepdims=True) * present[picked]
-        candidates = positions[owner] + (weights[..., None] * steps).sum(axis=1)
-        emptiest = _distances(candidates, positions, present, lattice).min(axis=1).argmax()
-        return candidates[emptiest], owner[emptiest]
+        parts = jax.random.exponential(shares, (HOLE_CANDIDATES, 5))
+        weights = parts[:, :4] / parts.sum(axis=1, keepdims=True) * present[picked]
+        return positions[owner] + (weights[..., None] * steps).sum(axis=1), owner
 
-    places, owners = jax.vmap(place)(jax.random.split(key, len(free)))
+    # The loop keeps XLA from drawing the candidates anew for their distance to each atom.
+    candidates, owner = jax.lax.map(drawn, jax.random.split(key, len(free)))
+    emptiest = _distances(candidates, positions, present, lattice).min(axis=-1).argmax(axis=-1)[:, None]
+    places = jnp.take_along_axis(candidates, emptiest[..., None], axis=1)[:, 0]
+    owners = jnp.take_along_axis(owner, emptiest, axis=1)[:, 0]
     filled = ~present[free] & (jnp.arange(len(free)) < count)
     return PaddedAtoms(
         positions=positions.at[free].set(jnp.where(filled[:, None], places, positions[free])),
@@ -175,11 +179,11 @@ def _nearest_image(steps: Float[Array, "... 3"], lattice: Float[ArrayLike, "3 3"
 
 
 def _distances(
-    points: Float[Array, "points 3"],
+    points: Float[Array, "*points 3"],
     positions: Float[Array, "atoms 3"],
     present: Bool[Array, " atoms"],
     lattice: Float[ArrayLike, "3 3"] | None,
-) -> Float[Array, "points atoms"]:
+) -> Float[Array, "*points atoms"]:
     """Distances of points to atoms; infinite to padding."""
-    steps = _nearest_image(points[:, None] - positions, lattice)
+    steps = _nearest_image(points[..., None, :] - positions, lattice)
     return jnp.where(present, jnp.linalg.norm(steps, axis=-1), jnp.inf)
