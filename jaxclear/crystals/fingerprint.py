@@ -140,8 +140,7 @@ def _sums(atoms: Any, orbits: Orbits, way: _Way) -> _RealSums:
     """The sums over all atoms of a structure, chunk by chunk."""
     table = jnp.asarray(orbits.form_factors, jnp.float32)
     count = len(atoms[1])
-    filled = max(1, -(-count // CPU_CHUNK)) * CPU_CHUNK
-    size = min(way.atoms, filled)
+    size = min(way.atoms, max(count + -count % CPU_CHUNK, CPU_CHUNK))
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # a gradient computes terms again, faster than reading them
     def add(sums: _RealSums, chunk: Any) -> _RealSums:
@@ -154,8 +153,7 @@ def _sums(atoms: Any, orbits: Orbits, way: _Way) -> _RealSums:
         return lax.cond(jnp.any(chunk[1] != 0), add, lambda sums, chunk: sums, sums, chunk), None
 
     chunks = tuple(
-        jnp.pad(v, [(0, -(-filled // size) * size - count)] + [(0, 0)] * (v.ndim - 1)).reshape(-1, size, *v.shape[1:])
-        for v in atoms
+        jnp.pad(v, [(0, -count % size)] + [(0, 0)] * (v.ndim - 1)).reshape(-1, size, *v.shape[1:]) for v in atoms
     )
     # Under `shard_map` the loop's carry must start with the type that it ends with, which varies as the atoms do.
     any_number = sum((jnp.sum(v) for v in atoms), jnp.float32(0))
@@ -229,8 +227,8 @@ def fingerprint_kernel(
 
         return image(atoms) if atoms[1].ndim == 1 else lax.map(image, atoms, batch_size=way.structures)
 
-    ways = {"cpu": functools.partial(images, _CPU), "default": functools.partial(images, _ACCELERATOR)}
-    return lax.platform_dependent(positions, species, occupancies, **ways)
+    cpu, others = functools.partial(images, _CPU), functools.partial(images, _ACCELERATOR)
+    return lax.platform_dependent(positions, species, occupancies, cpu=cpu, default=others)
 
 
 _compiled = jax.jit(fingerprint_kernel, static_argnames="beam")

@@ -2,7 +2,7 @@
 
 What spglib says of a cell is the same for cells that differ in size, in orientation and by a translation alone: all
 simple cubic, fcc, bcc and diamond crystals are few shapes, ideal ones are equal to the last digits, and of those it is
-asked once (:mod:`~jaxclear.crystals.spglib_datasets`).
+asked a few times in all (:mod:`~jaxclear.crystals.spglib_datasets`).
 """
 
 import dataclasses
@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxclear.crystals.cells import symmetry_dataset
+from jaxclear.crystals.spglib_datasets import dataset_of, rounded
 from jaxclear.crystals.structures import Crystal
 
 TOLERANCE = 1e-3
 """Of spglib's search, in units of the cube root of the volume of a site."""
-_DIGITS = 10
-"""Equal digits make a shape."""
 
 
 def ideal_dataset(cell: Crystal) -> Any | None:
@@ -31,11 +29,11 @@ def ideal_dataset(cell: Crystal) -> Any | None:
     size = abs(np.linalg.det(cell.cell)) ** (1 / 3)
     fractions = cell.positions @ np.linalg.inv(cell.cell)
     # What is rounded is rounded to a whole cell less, not to the cell's other end.
-    places = np.round(fractions - fractions[0], _DIGITS) % 1.0 + 0.0
-    metric = np.round(cell.cell @ cell.cell.T / size**2, _DIGITS) + 0.0
-    lattice, count = np.linalg.cholesky(metric), len(cell.numbers)
-    unit = Crystal(lattice, places @ lattice, cell.numbers, np.ones(count), np.ones(3, bool), "ideal cell")
-    found = symmetry_dataset(unit, symprec=TOLERANCE * count ** (-1 / 3))
+    places = rounded(fractions - fractions[0]) % 1.0
+    lattice = np.linalg.cholesky(rounded(cell.cell @ cell.cell.T / size**2))
+    kinds = np.unique(cell.numbers, return_inverse=True)[1]
+    symprec = TOLERANCE * len(kinds) ** (-1 / 3)
+    found = dataset_of(lattice, places, kinds, symprec=symprec, angle_tolerance=-1.0)
     if found is None:
         return None
     moved = np.asarray(found.origin_shift) - np.asarray(found.transformation_matrix) @ fractions[0]

@@ -50,13 +50,18 @@ def dataset_of(
     """
     size = float(abs(np.linalg.det(cell)) ** (1 / 3))
     if len(kinds) <= _MOST_SITES and size > 0 and symprec > 0 and _is_cubic(unit := cell / size):
-        shape = [(np.round(values, _DIGITS) + 0.0).tobytes() for values in (unit, fractions)]
+        shape = [rounded(values).tobytes() for values in (unit, fractions)]
         power = math.floor(math.log2(symprec / size))
         found = _of_shape(*shape, np.asarray(kinds, np.int64).tobytes(), 2.0**power, angle_tolerance)
         if found is not None:
             lengths = {name: size * getattr(found, name) for name in ("std_lattice", "primitive_lattice")}
             return dataclasses.replace(found, **lengths)
     return _asked(cell, fractions, kinds, symprec, angle_tolerance)
+
+
+def rounded(values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Numbers of a cell of unit volume to the digits that make a shape, without negative zeros."""
+    return np.round(values, _DIGITS) + 0.0
 
 
 def forget() -> None:
@@ -75,7 +80,11 @@ def _is_cubic(unit: Float[np.ndarray, "3 3"]) -> bool:
 @functools.lru_cache(maxsize=256)
 def _of_shape(cell: bytes, fractions: bytes, kinds: bytes, tolerance: float, angle_tolerance: float) -> Any | None:
     """The dataset of a cell of unit volume, or None where it is another at twice the tolerance."""
-    structure = np.frombuffer(cell).reshape(3, 3), np.frombuffer(fractions).reshape(-1, 3), np.frombuffer(kinds, int)
+    structure = (
+        np.frombuffer(cell).reshape(3, 3),
+        np.frombuffer(fractions).reshape(-1, 3),
+        np.frombuffer(kinds, np.int64),
+    )
     fine, coarse = (_asked(*structure, symprec, angle_tolerance) for symprec in (tolerance, 2 * tolerance))
     if fine is None or coarse is None or not _same(fine, coarse):
         return None
