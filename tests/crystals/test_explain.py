@@ -79,6 +79,18 @@ def test_the_call_is_one_program_without_the_host(small):
     assert found.rgb.shape == (2, 64, 64, 3)
 
 
+def test_programs_optimised_as_users_have_them_give_what_those_of_the_tests_give():
+    model = models.load("crystal")
+    atoms = crystals.prepare([bulk("Cu"), bulk("Fe"), bulk("Si")])
+    kernel = crystals.explain_kernel(model.apply)
+    found, expected = (
+        jax.jit(kernel, compiler_options={"xla_backend_optimization_level": level})(model.variables, *atoms)
+        for level in (2, 3)
+    )
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6 * np.abs(other).max(initial=0))
+
+
 def test_the_steps_one_by_one_give_the_same(small):
     structures = [bulk("Cu"), bulk("Mg")]
     found = crystals.explain(structures, model=small, rule="backprop")
