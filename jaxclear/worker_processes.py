@@ -4,6 +4,8 @@ import concurrent.futures
 import contextlib
 import functools
 import multiprocessing
+import multiprocessing.connection
+import multiprocessing.context
 import os
 import signal
 import threading
@@ -34,7 +36,7 @@ def cores() -> int:
 def pool(
     number: int, prepare: Callable[..., None] | None = None, *arguments: Any
 ) -> Iterator[concurrent.futures.Executor]:
-    """Gives a pool of processes; in the end what it has not begun is dropped.
+    """Gives a pool of processes; in the end what it has not begun is dropped, and what it has begun is waited for.
 
     Args:
         number: how many.
@@ -44,8 +46,7 @@ def pool(
     Raises:
         TransientError: a process ended by itself.
     """
-    # A forked process would inherit the locks of JAX's threads.
-    context = multiprocessing.get_context("spawn")
+    context = _Started()
     executor = _Pool(number, context, _begin, (prepare, arguments))
     try:
         yield executor
@@ -55,7 +56,8 @@ def pool(
             "with fewer workers; in Python, 0 workers show the crash in this process"
         ) from error
     finally:
-        executor.shutdown(cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)
+        context.wait()
 
 
 @contextlib.contextmanager
@@ -74,6 +76,32 @@ def mapped(
         return
     with pool(number) as executor:
         yield functools.partial(executor.map, function, chunksize=chunk)
+
+
+class _Started(multiprocessing.context.SpawnContext):
+    """Starts processes, and waits for them; a forked process would inherit the locks of JAX's threads.
+
+    The executor would wait for its thread. Python 3.11 takes a thread for ended where Ctrl-C breaks such a wait off,
+    and so ends before the thread has told the processes to end: both are then there for ever.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._processes: list[multiprocessing.context.SpawnProcess] = []
+
+    def Process(  # noqa: N802  # pyright: ignore[reportIncompatibleVariableOverride]  # a class, but it is only called
+        self, *args: Any, **kwargs: Any
+    ) -> multiprocessing.context.SpawnProcess:
+        """Returns a process that is not started yet."""
+        process = super().Process(*args, **kwargs)
+        self._processes.append(process)
+        return process
+
+    def wait(self) -> None:
+        """Waits until those that were started have ended."""
+        for process in self._processes:
+            if process.pid is not None:
+                multiprocessing.connection.wait([process.sentinel])
 
 
 class _Pool(concurrent.futures.ProcessPoolExecutor):
