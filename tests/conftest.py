@@ -1,7 +1,7 @@
 """Eight CPU devices, or TEST_DEVICES, so that multi-device code is always tested; everywhere the same examples.
 
 Nothing compiled is kept: commands under test leave the user's cache folder alone. Most of the time goes into compiling,
-so LLVM optimises at its level 2, a fifth less work than at XLA's 3; tests of rules and of crystals see to it that the
+so LLVM optimises at its level 2, a fifth less work than at XLA's 3; what optimisation.py compares sees to it that the
 numbers stay those of 3. `XLA_FLAGS=--xla_backend_optimization_level=3 pytest` has all compiled as users have it.
 
 `pytest --hypothesis-profile=default` looks for new ones.

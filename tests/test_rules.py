@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import jaxclear
 import reference
 from networks import noise, random_networks, small_network, to_jax
+from optimisation import assert_same_at_both_levels
 
 
 def scale(layers, image, rule):
@@ -17,33 +18,24 @@ def scale(layers, image, rule):
     return max(np.abs(reference.class_responses(layers, image, rule, seed=lambda _, value: value)).max(), 1e-30)
 
 
+def responses_by_rule(apply):
+    """A function of variables and images: the responses by each rule."""
+    return lambda *inputs: {rule: jaxclear.class_responses(apply, rule=rule)(*inputs) for rule in jaxclear.RULES}
+
+
 @settings(deadline=None, max_examples=12, derandomize=True)
 @given(network=random_networks())
 def test_every_rule_equals_its_plain_loop_twin(network):
     layers, images = network
     apply, variables = to_jax(layers)
-
-    @jax.jit
-    def by_rule(variables, images):
-        return {rule: jaxclear.class_responses(apply, rule=rule)(variables, images)[:, 0] for rule in jaxclear.RULES}
-
-    for rule, responses in by_rule(variables, images).items():
+    for rule, responses in jax.jit(responses_by_rule(apply))(variables, images).items():
         expected = reference.class_responses(layers, images[0], rule)
-        np.testing.assert_allclose(responses, expected, atol=1e-5 * scale(layers, images[0], rule), err_msg=rule)
+        np.testing.assert_allclose(responses[:, 0], expected, atol=1e-5 * scale(layers, images[0], rule), err_msg=rule)
 
 
 def test_programs_optimised_as_users_have_them_give_what_those_of_the_tests_give():
     apply, variables, images = small_network(size=13)
-
-    def by_rule(variables, images):
-        return [jaxclear.class_responses(apply, rule=rule)(variables, images) for rule in jaxclear.RULES]
-
-    found, expected = (
-        jax.jit(by_rule, compiler_options={"xla_backend_optimization_level": level})(variables, images)
-        for level in (2, 3)
-    )
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6 * np.abs(other).max())
+    assert_same_at_both_levels(responses_by_rule(apply), variables, images)
 
 
 @settings(deadline=None, max_examples=12, derandomize=True)

@@ -18,6 +18,7 @@ from jaxclear.crystals.cells import pad
 from jaxclear.crystals.classify import SPGLIB_SYMPREC, spglib_answer
 from jaxclear.crystals.explain import class_probabilities, explain_oriented, orient, shipped_model
 from jaxclear.palettes import legible
+from optimisation import assert_same_at_both_levels
 
 
 class Compilations(logging.Handler):
@@ -82,13 +83,7 @@ def test_the_call_is_one_program_without_the_host(small):
 def test_programs_optimised_as_users_have_them_give_what_those_of_the_tests_give():
     model = models.load("crystal")
     atoms = crystals.prepare([bulk("Cu"), bulk("Fe"), bulk("Si")])
-    kernel = crystals.explain_kernel(model.apply)
-    found, expected = (
-        jax.jit(kernel, compiler_options={"xla_backend_optimization_level": level})(model.variables, *atoms)
-        for level in (2, 3)
-    )
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6 * np.abs(other).max(initial=0))
+    assert_same_at_both_levels(crystals.explain_kernel(model.apply), model.variables, *atoms)
 
 
 def test_the_steps_one_by_one_give_the_same(small):
