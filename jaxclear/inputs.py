@@ -138,11 +138,12 @@ def check_labels(labels: Any, batch: int, num_classes: int) -> jax.Array:
     Raises:
         ValueError: they have another shape or kind, or name a class that is not there.
     """
-    array = jnp.asarray(labels)
-    if array.shape != (batch,) or not jnp.issubdtype(array.dtype, jnp.integer):
-        raise ValueError(f"expected labels as {batch} whole numbers, got shape {array.shape} of {array.dtype}")
-    if not isinstance(array, Tracer) and (int(array.min()) < 0 or int(array.max()) >= num_classes):
-        raise ValueError(f"expected labels between 0 and {num_classes - 1}, got {np.asarray(array).tolist()}")
+    with jax.ensure_compile_time_eval():  # labels that are known are looked at while the images are traced, too
+        array = jnp.asarray(labels)
+        if array.shape != (batch,) or not jnp.issubdtype(array.dtype, jnp.integer):
+            raise ValueError(f"expected labels as {batch} whole numbers, got shape {array.shape} of {array.dtype}")
+        if not isinstance(array, Tracer) and (int(array.min()) < 0 or int(array.max()) >= num_classes):
+            raise ValueError(f"expected labels between 0 and {num_classes - 1}, got {np.asarray(array).tolist()}")
     return array.astype(jnp.int32)
 
 

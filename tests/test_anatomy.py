@@ -41,6 +41,7 @@ def test_anatomy_on_phantoms(phantoms):
         assert (workdir / f"anatomy-phantoms{suffix}.png").stat().st_size > 10_000
 
 
+@pytest.mark.thorough
 def test_anatomy_on_the_tasks_folder(tmp_path):
     tree = trees.imageclef(tmp_path / "clef")
     (tree / "ImageCLEFmed2009_train.02" / "1880.png").write_bytes(b"no image")

@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 import jaxclear
+from effort import few_of
 from jaxclear.clear import palette_rgb
 from jaxclear.heatmaps import AGAINST, FOR, NEITHER
 from networks import small_network
@@ -56,7 +57,7 @@ def test_few_pixels_are_explained_without_a_loop(num_classes, loops):
     assert jaxpr.count(" scan[") == loops
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", few_of(RULES, "backprop", "guided"))
 def test_clear_of_one_class_is_that_classs_own_response(rule):
     apply, variables, images = small_network()
     clear = jaxclear.clear_map(apply, rule=rule, classes=[3])(variables, images)
@@ -117,22 +118,39 @@ def test_overlay_covers_by_brightness():
         jaxclear.overlay(red, images, opacity=1.5)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", few_of(RULES, "backprop", "guided"))
 @pytest.mark.parametrize("block", [None, 2])
 def test_heat_maps_split_the_responses_into_own_and_others(rule, block):
     apply, variables, images = small_network()
-    responses = np.asarray(jaxclear.class_responses(apply, rule=rule)(variables, images).sum(-1))
     labels = np.array([4, 0, 2])
-    heat = jaxclear.heat_map(apply, rule=rule, class_block=block)(variables, images, labels)
+
+    @jax.jit
+    def everything(variables, images):
+        heat, binary = (
+            of(apply, rule=rule, class_block=block)(variables, images, labels)
+            for of in (jaxclear.heat_map, jaxclear.binary_map)
+        )
+        return jaxclear.class_responses(apply, rule=rule)(variables, images).sum(-1), heat, binary
+
+    responses, heat, binary = jax.tree.map(np.asarray, everything(variables, images))
     for b, label in enumerate(labels):
         np.testing.assert_allclose(heat.evidence_for[b], responses[label, b], rtol=1e-5, atol=1e-6)
         others = np.delete(responses[:, b], label, axis=0).max(axis=0)
         np.testing.assert_allclose(heat.evidence_against[b], others, rtol=1e-5, atol=1e-6)
-    binary = np.asarray(jaxclear.binary_map(apply, rule=rule, class_block=block)(variables, images, labels))
     assert set(np.unique(binary)) <= {FOR, NEITHER, AGAINST}
-    own, other = np.asarray(heat.evidence_for), np.asarray(heat.evidence_against)
+    own, other = heat.evidence_for, heat.evidence_against
     assert np.all(binary[(own > other + 1e-5) & (own > 1e-5)] == FOR)
     assert np.all(binary[(other > own + 1e-5) & (other > 1e-5)] == AGAINST)
+
+
+@pytest.mark.parametrize("kind", [list, np.asarray, jnp.asarray])
+def test_known_labels_are_checked_while_images_are_traced(kind):
+    heat = jaxclear.heat_map(lambda _, images: images)
+    images, known, unknown = jnp.asarray([3.0, 1, 2]).reshape(1, 1, 1, 3), kind([1]), kind([3])
+    found = jax.jit(lambda images: heat(None, images, known))(images)
+    assert (found.evidence_for.item(), found.evidence_against.item()) == (1, 3)
+    with pytest.raises(ValueError, match=r"expected labels between 0 and 2, got \[3\]"):
+        jax.jit(lambda images: heat(None, images, unknown))(images)
 
 
 def test_without_labels_the_predicted_class_is_taken():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import jaxclear
+from effort import examples, few_of
 from jaxclear.trace import all_threads, loop_body, thin
 from jaxclear.trace.convolutions import PRIMITIVE, Convolution
 from jaxclear.trace.transposed import FEW_CHANNELS, Transposed
@@ -58,7 +59,7 @@ def example(drawn, channels, filters, seed):
     return images.astype(np.float32), kernel.astype(np.float32), padding, dilation
 
 
-@settings(deadline=None, max_examples=14)
+@settings(deadline=None, max_examples=examples(7))
 @given(st.lists(axes, min_size=1, max_size=3), st.sampled_from([1, 3, FEW_CHANNELS + 1]), st.integers(0, 99))
 def test_transposed_is_the_convolution_with_zeros_between(drawn, filters, seed):
     images, kernel, padding, dilation = example(drawn, 2, filters, seed)
@@ -68,7 +69,7 @@ def test_transposed_is_the_convolution_with_zeros_between(drawn, filters, seed):
     np.testing.assert_allclose(found, plain_convolution(images, kernel, padding, dilation), atol=1e-4)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=examples(5))
 @given(st.lists(axes, min_size=1, max_size=3), st.sampled_from([2, 3, 4]), st.integers(0, 99))
 def test_thin_convolutions_are_convolutions(drawn, channels, seed):
     images, kernel, padding, _ = example([(*axis[:4], 1) for axis in drawn], channels, 5, seed)
@@ -91,7 +92,7 @@ def equation(function, *args):
 
 @pytest.mark.parametrize("layout", [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW"), ("NHWC", "OIHW", "NCHW")])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("channels", [1, 3, 8])
+@pytest.mark.parametrize("channels", few_of([1, 3, 8], 1, 3))
 def test_values_and_derivatives_of_the_equation_itself(layout, stride, channels):
     shapes = {"N": 2, "C": channels, "H": 7, "W": 6}, {"O": 4, "I": channels, "H": 3, "W": 5}
     rng = np.random.default_rng(0)

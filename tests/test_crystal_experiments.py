@@ -91,6 +91,7 @@ def test_temperature_makes_confidence_true():
     assert calibrate_crystals.fitted_temperature(3 * logits, labels) == pytest.approx(3, rel=0.05)
 
 
+@pytest.mark.thorough
 def test_the_length_scale_trains_and_is_written(solids, tmp_path):
     results = train_length_scale.run(train_length_scale.smoke_config(str(solids)), tmp_path)
     assert written(tmp_path, train_length_scale) == json.loads(json.dumps(results))
@@ -101,6 +102,7 @@ def test_the_length_scale_trains_and_is_written(solids, tmp_path):
     assert np.isfinite(ScaleNetwork().apply(found.variables, np.zeros(61, np.float32)))
 
 
+@pytest.mark.thorough
 def test_the_damaged_recipe_trains_and_is_written(solids, tmp_path):
     config = train_crystals_damaged.smoke_config(str(solids))
     results = train_crystals_damaged.run(config, tmp_path, progress=False)
@@ -112,6 +114,7 @@ def test_the_damaged_recipe_trains_and_is_written(solids, tmp_path):
     assert model.metadata["sha256"] == results["weights_sha256"]
 
 
+@pytest.mark.thorough
 def test_the_calibration_runs_and_its_reference_belongs_to_the_network(tmp_path):
     solids = write_solids(tmp_path / "solids", ("Cu", "Ag", "Sn", "Be"))
     results = calibrate_crystals.run(calibrate_crystals.smoke_config(str(solids)), tmp_path)

@@ -18,6 +18,7 @@ def paths(monkeypatch):
     return importlib.import_module("experiments.crystal_paths")
 
 
+@pytest.mark.thorough
 def test_paths_smoke(paths, tmp_path):
     results = paths.run(paths.SMOKE, networks_of([]), tmp_path, progress=False)
     assert json.loads((tmp_path / "crystal_paths.json").read_text()) == json.loads(json.dumps(results))

@@ -1,5 +1,6 @@
 """Models of every framework, as their users wrote them: same values, rules in place, layers by their names."""
 
+import functools
 import os
 
 from networks import initial, pictures
@@ -17,6 +18,19 @@ from jax import lax
 import jaxclear
 
 IMAGES = pictures(2, 12, 12, 3)
+
+
+def filled(shapes):
+    """Values drawn by NumPy in place of shapes: to have them drawn each framework would compile many programs."""
+    rng = np.random.default_rng(1)
+
+    def draw(leaf):
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        spread = rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+        return jnp.asarray(spread if leaf.ndim > 1 else rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
+
+    return jax.tree.map(draw, shapes)
 
 
 def linen():
@@ -47,14 +61,13 @@ def nnx_model():
             x = nnx.max_pool(nnx.relu(self.first(x)), (2, 2), (2, 2))
             return self.last(nnx.relu(self.norm(self.blocks[0](x))))
 
-    graph, state = nnx.split(Net(nnx.Rngs(0)))
-    return (lambda state, x: nnx.merge(graph, state)(x)), state, ("first", "blocks/0", "last")
+    graph, state = nnx.split(nnx.eval_shape(lambda: Net(nnx.Rngs(0))))
+    return (lambda state, x: nnx.merge(graph, state)(x)), filled(state), ("first", "blocks/0", "last")
 
 
 def plain_lax():
-    keys = jax.random.split(jax.random.key(0), 3)
     shapes = {"first": (3, 3, 3, 4), "second": (3, 3, 4, 4), "classes": (1, 1, 4, 5)}
-    variables = {n: {"w": jax.random.normal(k, s)} for k, (n, s) in zip(keys, shapes.items(), strict=True)}
+    variables = filled({name: {"w": jax.ShapeDtypeStruct(shape, jnp.float32)} for name, shape in shapes.items()})
 
     def convolve(x, layer):
         return lax.conv_general_dilated(x, layer["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -69,22 +82,24 @@ def plain_lax():
 
 def equinox():
     eqx = pytest.importorskip("equinox")
-    keys = jax.random.split(jax.random.key(0), 3)
-    model = eqx.nn.Sequential(
-        [
-            eqx.nn.Conv2d(3, 4, 3, padding=1, key=keys[0]),
-            eqx.nn.Lambda(jax.nn.relu),
-            eqx.nn.MaxPool2d(2, 2),
-            eqx.nn.Conv2d(4, 4, 3, padding=1, key=keys[1]),
-            eqx.nn.Lambda(jax.nn.relu),
-            eqx.nn.Conv2d(4, 5, 1, key=keys[2]),
-        ]
-    )
+
+    def build():
+        keys = jax.random.split(jax.random.key(0), 3)
+        return eqx.nn.Sequential(
+            [
+                eqx.nn.Conv2d(3, 4, 3, padding=1, key=keys[0]),
+                eqx.nn.Lambda(jax.nn.relu),
+                eqx.nn.MaxPool2d(2, 2),
+                eqx.nn.Conv2d(4, 4, 3, padding=1, key=keys[1]),
+                eqx.nn.Lambda(jax.nn.relu),
+                eqx.nn.Conv2d(4, 5, 1, key=keys[2]),
+            ]
+        )
 
     def apply(model, x):
         return jnp.moveaxis(jax.vmap(model)(jnp.moveaxis(x, -1, 1)), 1, -1)
 
-    return apply, model, ("layers/0", "layers/3", "layers/5")
+    return apply, filled(eqx.filter_eval_shape(build)), ("layers/0", "layers/3", "layers/5")
 
 
 def haiku():
@@ -96,7 +111,8 @@ def haiku():
         return hk.Conv2D(5, 1)(x)
 
     network = hk.without_apply_rng(hk.transform(forward))
-    return network.apply, network.init(jax.random.key(0), IMAGES), ("conv2_d", "conv2_d_1", "conv2_d_2")
+    variables = filled(jax.eval_shape(network.init, jax.random.key(0), IMAGES))
+    return network.apply, variables, ("conv2_d", "conv2_d_1", "conv2_d_2")
 
 
 def keras():
@@ -136,19 +152,21 @@ def test_a_model_as_its_user_wrote_it(make):
     assert report.complete, report
     assert "test_frameworks.py" in report.replaced[0].source
 
-    values = apply(variables, IMAGES)
-    assert np.array_equal(jaxclear.with_rule(apply, "guided")(variables, IMAGES), values)
+    @jax.jit
+    def class_by_class(images):
+        values, pull = jax.vjp(lambda x: apply(variables, x), images)
+        return [pull(values * jax.nn.one_hot(c, 5))[0] for c in range(5)]
 
+    plain, ruled = (jax.jit(functools.partial(f, variables)) for f in (apply, jaxclear.with_rule(apply, "guided")))
+    assert np.array_equal(plain(IMAGES), ruled(IMAGES))
+    expected = class_by_class(IMAGES)
     responses = jaxclear.class_responses(apply, rule="backprop", on_unmatched="error")(variables, IMAGES)
-    _, pull = jax.vjp(lambda x: apply(variables, x), IMAGES)
-    for c in range(5):
-        expected = pull(values * jax.nn.one_hot(c, 5))[0]
-        np.testing.assert_allclose(responses[c], expected, atol=1e-5 * float(jnp.abs(expected).max()))
+    for found, wanted in zip(responses, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5 * float(jnp.abs(wanted).max()))
 
     found = jaxclear.layers(apply, variables, IMAGES)
     assert names is None or found == names
     assert len(found) == 3
-    by_name = jaxclear.unit_responses(apply, found[1], top_n=2)(variables, IMAGES)
-    by_number = jaxclear.unit_responses(apply, 1, top_n=2)(variables, IMAGES)
-    assert np.array_equal(by_name.responses, by_number.responses)
-    assert by_name.units.shape == (2, 2)
+    explain = jaxclear.unit_responses(apply, found[1], top_n=2)
+    units = jax.eval_shape(functools.partial(explain, variables), IMAGES)
+    assert (units.units.shape, units.responses.shape) == ((2, 2), (2, *IMAGES.shape))

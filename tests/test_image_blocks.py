@@ -1,6 +1,7 @@
 """A batch worked on in blocks of images has the results of the whole batch."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -57,29 +58,33 @@ def counted(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("size", "options"),
-    [(1, {}), (3, {}), (6, {"class_block": 3}), (BATCH, {}), (100, {}), (2, {"top_k": 2}), (4, {"classes": [3, 1]})],
+    ("sizes", "options"),
+    [((1, 3, BATCH, 100), {}), ((6,), {"class_block": 3}), ((2,), {"top_k": 2}), ((4,), {"classes": [3, 1]})],
 )
-def test_clear_maps(size, options, counted):
+def test_clear_maps(sizes, options, counted):
     apply, variables, images = network()
     expected = one_by_one(jaxclear.clear_map(apply, **options), variables, images)
-    counted.clear()
-    found = jaxclear.clear_map(apply, image_block=size, **options)(variables, images)
-    assert len(counted) >= 1
-    assert {shape[0] for shape in counted} == {-(-BATCH // -(-BATCH // size))}
-    same(found, jax.tree.map(lambda *parts: jnp.concatenate(parts), *expected))
+    expected = jax.tree.map(lambda *parts: np.concatenate(parts), *expected)
+    for size in sizes:
+        counted.clear()
+        found = jaxclear.clear_map(apply, image_block=size, **options)(variables, images)
+        assert len(counted) >= 1
+        assert {shape[0] for shape in counted} == {-(-BATCH // -(-BATCH // size))}
+        same(found, expected)
 
 
 def test_responses_and_heat_maps():
     apply, variables, images = network()
     labels = jnp.arange(BATCH) % 4
-    responses = jaxclear.class_responses(apply, rule="guided", image_block=3)(variables, images)
-    same(responses, jaxclear.class_responses(apply, rule="guided")(variables, images))
-    for more in ((), (labels,)):
-        heat = jaxclear.heat_map(apply, image_block=3)(variables, images, *more)
-        same(heat, jaxclear.heat_map(apply)(variables, images, *more))
-        binary = jaxclear.binary_map(apply, image_block=3)(variables, images, *more)
-        same(binary, jaxclear.binary_map(apply)(variables, images, *more))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def everything(size, variables, images):
+        kinds = (jaxclear.class_responses, jaxclear.heat_map, jaxclear.binary_map)
+        respond, heat, binary = (explain(apply, rule="guided", image_block=size) for explain in kinds)
+        split = [of(variables, images, *more) for of in (heat, binary) for more in ((), (labels,))]
+        return respond(variables, images), split
+
+    same(everything(3, variables, images), everything(BATCH, variables, images))
 
 
 def test_the_library_chooses_blocks_where_images_are_apart(small_blocks, counted):

@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
+from effort import examples
 from jaxclear import models
 from jaxclear.trace import keeps_images_apart
 from networks import initial, random_networks, small_network, to_jax
@@ -258,7 +259,7 @@ STEPS = {
 }
 
 
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 3)), min_size=1, max_size=5), st.integers(0, 99)
 )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from effort import examples
 from jaxclear.trace import kernel_gradient, loop_body
 from jaxclear.trace.convolutions import PRIMITIVE
 from networks import noise
@@ -18,7 +19,7 @@ axis = st.tuples(st.integers(1, 6), st.integers(1, 7), st.integers(-1, 3), st.in
 """Pixels, taps, and zeros before and after."""
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(8))
 @given(axis, axis, st.integers(1, 4), st.integers(1, 3), st.sampled_from([1, 60, 300, 10**6]), st.integers(0, 99))
 def test_products_give_the_convolution(rows, columns, channels, filters, numbers, seed):
     """Whatever fits a block: a row of pixels, some rows, an image, several or all."""
@@ -68,10 +69,10 @@ def test_a_training_takes_products_where_they_pay(settings, taken):
     jaxpr = jax.make_jaxpr(body)(kernel).jaxpr
     assert taken == ("dot_general" in str(jaxpr))
     assert counted(jaxpr, PRIMITIVE) == (1 if taken else 2)
-    found, expected = jax.jit(body)(kernel), jax.jit(gradient)(kernel)
-    tolerance = 1e-4 if dtype == jnp.float32 else 2e-2  # of sums of some 60,000 numbers in another order
-    largest = float(jnp.abs(expected).max())
-    np.testing.assert_allclose(found.astype(float), expected.astype(float), atol=tolerance * largest)
+    if taken:
+        found, expected = jax.jit(lambda kernel: (body(kernel), gradient(kernel)))(kernel)
+        largest = float(jnp.abs(expected).max())
+        np.testing.assert_allclose(found, expected, atol=1e-4 * largest)  # sums of some 60,000 numbers in another order
 
 
 @pytest.mark.skipif(not ON_CPU, reason="a GPU's library of convolutions knows its own ways")

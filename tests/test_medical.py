@@ -118,6 +118,7 @@ def test_retinopathy_on_phantoms(phantoms):
     assert (workdir / "retinopathy-phantoms.png").stat().st_size > 10_000
 
 
+@pytest.mark.thorough
 def test_maps_of_rightly_graded_phantoms_are_scored(phantoms):
     config = retinopathy.smoke_config(None)
     _, test, fundus, _ = retinopathy._data(config)
@@ -147,6 +148,7 @@ def test_what_is_left_out_is_counted_and_named():
     assert not said
 
 
+@pytest.mark.thorough
 def test_retinopathy_on_the_challenges_folder(tmp_path, capsys):
     config = retinopathy.smoke_config(str(trees.kaggle(tmp_path / "dr")))
     (tmp_path / "dr" / "train" / "13_right.jpeg").write_bytes(b"no image")

@@ -46,6 +46,7 @@ def test_a_second_run_goes_on(trained):
         assert old["confusion"] == new["confusion"]
 
 
+@pytest.mark.thorough
 def test_results_of_other_settings_are_not_taken_for_its_own(tmp_path):
     few, seen = segment_digits(4), segment_digits(4, seed=1)
     config = dataclasses.replace(train_mnist.smoke_config(), seeds=(0,))

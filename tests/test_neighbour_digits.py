@@ -78,6 +78,7 @@ def test_seeds(sibling, found):
     np.testing.assert_allclose(probabilities, jax.nn.softmax(logits), atol=0.01)
 
 
+@pytest.mark.thorough
 def test_smoke(sibling, tmp_path):
     config = neighbour_digits.smoke_config()
     networks = {"sibling": sibling}

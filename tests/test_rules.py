@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import jaxclear
 import reference
+from effort import examples
 from networks import noise, random_networks, small_network, to_jax
 from optimisation import assert_same_at_both_levels
 
@@ -23,7 +24,7 @@ def responses_by_rule(apply):
     return lambda *inputs: {rule: jaxclear.class_responses(apply, rule=rule)(*inputs) for rule in jaxclear.RULES}
 
 
-@settings(deadline=None, max_examples=12, derandomize=True)
+@settings(deadline=None, max_examples=examples(5), derandomize=True)
 @given(network=random_networks())
 def test_every_rule_equals_its_plain_loop_twin(network):
     layers, images = network
@@ -38,7 +39,7 @@ def test_programs_optimised_as_users_have_them_give_what_those_of_the_tests_give
     assert_same_at_both_levels(responses_by_rule(apply), variables, images)
 
 
-@settings(deadline=None, max_examples=12, derandomize=True)
+@settings(deadline=None, max_examples=examples(5), derandomize=True)
 @given(network=random_networks(), rule=st.sampled_from(list(jaxclear.RULES)))
 def test_one_class_at_a_time_equals_the_twin_too(network, rule):
     layers, images = network
@@ -48,7 +49,7 @@ def test_one_class_at_a_time_equals_the_twin_too(network, rule):
     np.testing.assert_allclose(responses, expected, atol=1e-5 * scale(layers, images[0], rule))
 
 
-@settings(deadline=None, max_examples=16, derandomize=True)
+@settings(deadline=None, max_examples=examples(6), derandomize=True)
 @given(network=random_networks(), rule=st.sampled_from(list(jaxclear.RULES)))
 def test_forward_values_are_bit_identical(network, rule):
     layers, images = network

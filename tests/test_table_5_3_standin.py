@@ -9,6 +9,7 @@ from experiments import ccexam_network, table_5_3_standin
 from foreign_digits import sibling_state, write_state
 
 
+@pytest.mark.thorough
 def test_smoke(tmp_path, monkeypatch):
     model = ccexam_network.load(write_state(tmp_path / "sibling.pth", sibling_state(), monkeypatch))
     rng = np.random.default_rng(0)

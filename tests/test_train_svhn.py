@@ -25,6 +25,7 @@ def digits():
     return train_svhn.Digits(*houses(40), *houses(12))
 
 
+@pytest.mark.thorough
 def test_smoke(digits, tmp_path):
     config = train_svhn.smoke_config()
     results = train_svhn.run(config, tmp_path, digits=digits, progress=False)

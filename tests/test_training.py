@@ -141,7 +141,8 @@ def test_augmentation_is_applied_inside_the_step(stripes):
 
     result = fit(MAPS, *stripes, dataclasses.replace(CONFIG, augment=black), progress=False)
     start = MAPS.init(jax.random.key(CONFIG.seed), jnp.zeros((1, 8, 8, 1)))
-    np.testing.assert_array_equal(result.variables["params"]["Conv_0"]["kernel"], start["params"]["Conv_0"]["kernel"])
+    found, expected = (variables["params"]["Conv_0"]["kernel"] for variables in (result.variables, start))
+    np.testing.assert_allclose(found, expected, atol=1e-5)  # drawn by another program; a step would be a hundredth
 
 
 def test_one_program_whatever_the_remainder(stripes):

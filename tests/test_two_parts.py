@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 import jaxclear
+from effort import few_of
 from jaxclear import class_backprop
 from jaxclear.trace import two_parts
 from networks import initial, pictures
@@ -120,7 +121,7 @@ def cuts(monkeypatch):
 
 
 @pytest.mark.skipif(not ON_CPU, reason="an accelerator takes all classes at once")
-@pytest.mark.parametrize("num_classes", [5, 17])
+@pytest.mark.parametrize("num_classes", few_of([5, 17], 5))
 def test_maps_of_many_classes_are_those_of_one_at_a_time(num_classes, cuts):
     apply, variables, images = network(num_classes)
     for explain, options in (

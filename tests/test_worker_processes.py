@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from effort import few_of
+
 INTERRUPTED = """
 import os, signal, threading, time
 from jaxclear.worker_processes import mapped
@@ -27,7 +29,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", few_of([1, 2], 2))
 def test_a_second_interrupt_while_work_is_waited_for_does_not_leave_them_behind(processes, tmp_path):
     file = tmp_path / "interrupted.py"
     file.write_text(INTERRUPTED.format(processes=processes, seconds=2.0))

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import KDTree
 
+from effort import examples
 from jaxclear.crystals import classify, cluster, recover, standard_cell
 from jaxclear.crystals.fingerprint import fingerprint_clusters
 from jaxclear.crystals.structures import to_ase
@@ -30,7 +31,7 @@ def worst_pixel(piece, reference):
     return np.abs(images[1:] - images[0]).max(axis=(1, 2, 3)).min()
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=examples(3))
 @given(st.integers(0, len(ELEMENTS) - 1), st.integers(0, 10**6))
 def test_a_pristine_structure_gives_the_cluster_of_its_standard_cell(which, seed):
     rng = np.random.default_rng(seed)

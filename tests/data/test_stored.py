@@ -215,6 +215,7 @@ def published_mnist(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_mnist_itself(published_mnist, tmp_path):
     """The real archives, with TFDS's checksums; the numbers of each digit are the published ones."""
     test = gather(load("mnist", "test", data_dir=tmp_path, manual_dir=published_mnist))

@@ -5,15 +5,17 @@ import random
 
 import pytest
 
+from effort import examples
 from tests.dataset.common import files
 from tests.dataset.killing import attempt, context, kill_often, power_cut
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_thirty_kills(tmp_path):
-    counts = kill_often(tmp_path, 30, seed=random.randrange(2**32))
+def test_kills_at_random_moments(tmp_path):
+    kills = examples(8)
+    counts = kill_often(tmp_path, kills, seed=random.randrange(2**32))
     print(counts)
-    assert counts["kills"] >= 30
+    assert counts["kills"] >= kills
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
