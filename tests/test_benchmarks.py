@@ -232,7 +232,7 @@ def test_memory_of_a_point_grows_with_the_batch():
     assert len(bench_memory.points(False)) == 12
 
 
-@pytest.mark.parametrize("bench", [bench_class_blocks, bench_image_blocks])
+@pytest.mark.parametrize("bench", few_of([bench_class_blocks, bench_image_blocks], bench_class_blocks))
 def test_blocks_are_compared_with_the_whole(small, bench):
     rows = bench.bench("small", 4, rounds=1)
     assert {row["block"] for row in rows} >= {"1", "2", "4", "auto"}
@@ -338,6 +338,7 @@ def test_big_networks_have_a_thousand_classes_at_about_their_published_cost(name
     assert layers[-1].filters == 1000
 
 
+@pytest.mark.thorough
 def test_classify_names_damaged_cells(monkeypatch):
     monkeypatch.setattr(bench_classify, "cores", lambda: 1)
     rows = bench_classify.measure(argparse.Namespace(structures=14, quick=True))

@@ -20,12 +20,14 @@ RULES = list(jaxclear.RULES)
 @pytest.mark.parametrize(("rule", "block"), [*zip(RULES, (1, 2, 3, 4), strict=True), ("guided", 5), ("guided", 6)])
 def test_a_clear_map_is_the_argmax_of_the_responses(rule, block):
     apply = small_network()[0]
-    responses_of = jaxclear.class_responses(apply, rule=rule, class_block=block)
-    map_of = jaxclear.clear_map(apply, rule=rule, class_block=block)
+    explanations = [
+        explain(apply, rule=rule, class_block=block) for explain in (jaxclear.class_responses, jaxclear.clear_map)
+    ]
+    both = jax.jit(lambda variables, images: [explain(variables, images) for explain in explanations])
     for seed in range(6):
         _, variables, images = small_network(seed=seed)
-        responses = np.asarray(responses_of(variables, images).sum(-1))
-        clear = map_of(variables, images)
+        responses, clear = both(variables, images)
+        responses = np.asarray(responses.sum(-1))
         best = responses.max(axis=0)
         np.testing.assert_allclose(clear.dominant_response, best, rtol=1e-5, atol=1e-6)
         second = np.sort(responses, axis=0)[-2]

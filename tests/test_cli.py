@@ -3,11 +3,9 @@
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -15,7 +13,6 @@ import pytest
 from ase.build import bulk, molecule
 from PIL import Image
 
-import jaxclear
 from jaxclear import cli, crystals, models
 from jaxclear.commands import classify, demo, terminal
 from networks import noise
@@ -52,15 +49,6 @@ def run(capsys, *arguments):
         cli.main(list(map(str, arguments)))
     captured = capsys.readouterr()
     return stopped.value.code, captured.out, captured.err
-
-
-def script(*arguments, **options):
-    command = [sys.executable, "-m", "jaxclear", *map(str, arguments)]
-    paths = [str(Path(jaxclear.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
-    )
 
 
 def fails(capsys, *arguments):
@@ -350,26 +338,6 @@ def test_an_interrupt_ends_quietly(capsys, monkeypatch):
     assert (code, out, err.strip()) == (130, "", "")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_a_signal_ends_the_program_without_a_traceback(files):
-    process = script("classify", "--no-pictures", *["Cu.cif"] * 1500, cwd=files)
-    assert process.stdout.readline().startswith("structure")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "Traceback" not in err
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
-def test_a_closed_pipe_ends_quietly(files):
-    process = script("classify", "Cu.cif", "--no-pictures", cwd=files)
-    process.stdout.close()
-    err = process.stderr.read()
-    process.stderr.close()
-    assert process.wait(timeout=120) == 141
-    assert err == ""
-
-
 def test_progress_is_for_terminals_only(capsys, monkeypatch):
     terminal.Progress().show("nobody sees this", force=True)
     assert capsys.readouterr().err == ""
@@ -378,25 +346,3 @@ def test_progress_is_for_terminals_only(capsys, monkeypatch):
     progress.show("1/2", force=True)
     progress.clear()
     assert "1/2" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_an_interrupt_that_a_library_drops_comes_again():
-    code = (
-        "import gc, os, signal, time\n"
-        "from jaxclear.commands.terminal import insistent_interrupts\n"
-        "def collected(*_):\n"
-        "    gc.callbacks.remove(collected)\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "try:\n"
-        "    with insistent_interrupts():\n"
-        "        gc.callbacks.append(collected)\n"
-        "        gc.collect()\n"
-        "        print('dropped', flush=True)\n"
-        "        time.sleep(60)\n"
-        "except KeyboardInterrupt:\n"
-        "    print('again')\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50)
-    assert ended.stdout.split() == ["dropped", "again"]
-    assert ended.stderr == ""

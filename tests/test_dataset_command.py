@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import jaxclear
+from effort import few_of
 from jaxclear import cli
 from jaxclear.commands import explain_dataset as command
 from jaxclear.worker_processes import cores
@@ -151,12 +152,16 @@ def test_the_same_command_under_a_scheduler(capsys, here, monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "environment", "devices"),
-    [
+    few_of(
+        [
+            ((), {}, cores()),
+            (("--cpu-devices", "3"), {}, 3),
+            ((), {"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5),
+            ((), {"JAX_NUM_CPU_DEVICES": "4"}, 4),
+        ],
         ((), {}, cores()),
-        (("--cpu-devices", "3"), {}, 3),
         ((), {"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5),
-        ((), {"JAX_NUM_CPU_DEVICES": "4"}, 4),
-    ],
+    ),
 )
 def test_the_processor_is_as_many_devices_as_it_has_cores(here, options, environment, devices):
     inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}

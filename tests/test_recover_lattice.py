@@ -19,6 +19,7 @@ def experiment(monkeypatch):
     return importlib.import_module("experiments.recover_lattice")
 
 
+@pytest.mark.thorough
 def test_smoke(experiment, tmp_path):
     for kind in ("fcc", "bcc"):
         ase.io.write(tmp_path / f"Cu-{kind}.vasp", bulk("Cu", kind, a=3.6))

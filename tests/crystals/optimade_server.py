@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-import uvicorn
-from optimade.server.config import ServerConfig
-from optimade.server.create_app import create_app
-
 
 def main(entries, port, page_limit):
+    import uvicorn
+    from optimade.server.config import ServerConfig
+    from optimade.server.create_app import create_app
+
     config = ServerConfig(
         insert_test_data=False,
         insert_from_jsonl=Path(entries).resolve(),

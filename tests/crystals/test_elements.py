@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from ase.collections import dcdft
-from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
 
 from effort import few_of
 from jaxclear import crystals
@@ -22,6 +21,8 @@ def delta_codes():
 
 
 def aflow_elements():
+    from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY  # builds them all: 6 s
+
     structures = [entry["snl"].structure for entry in AFLOW_PROTOTYPE_LIBRARY]
     elements = [structure for structure in structures if len(structure.composition) == 1]
     return [crystals.from_pymatgen(structure) for structure in elements]

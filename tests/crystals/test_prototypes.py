@@ -6,6 +6,7 @@ from ase.data import atomic_numbers, covalent_radii
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from jaxclear.crystals import class_of_space_group, datasets, from_pymatgen, near_degenerate, prototypes, structures
 from jaxclear.crystals.cells import symmetry_dataset
 from jaxclear.crystals.duplicates import first_of_each
@@ -113,7 +114,7 @@ def test_geometry_is_that_of_the_aflow_library(prototype):
     assert first - 0.17 <= c / a <= last + 1e-3  # indium's own 1.08 lies below the range of the solids
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(10))
 @given(prototype=st.sampled_from(PROTOTYPES), place=st.floats(0.01, 0.99), distance=st.floats(0.5, 5.0))
 def test_what_is_built_has_the_group_the_ratio_and_the_distance_asked_for(prototype, place, distance):
     low, _, high = prototype.ratios

@@ -31,7 +31,7 @@ def worst_pixel(piece, reference):
     return np.abs(images[1:] - images[0]).max(axis=(1, 2, 3)).min()
 
 
-@settings(deadline=None, max_examples=examples(3))
+@settings(deadline=None, max_examples=examples(2))
 @given(st.integers(0, len(ELEMENTS) - 1), st.integers(0, 10**6))
 def test_a_pristine_structure_gives_the_cluster_of_its_standard_cell(which, seed):
     rng = np.random.default_rng(seed)

@@ -7,6 +7,7 @@ from ase.spacegroup import crystal as from_group
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from jaxclear.crystals import average_cell, classify, cluster, standard_cell
 from jaxclear.crystals.cells import symmetry_dataset
 from jaxclear.crystals.fingerprint import fingerprint_clusters
@@ -49,7 +50,7 @@ def _variants(name, count):
 
 @pytest.mark.parametrize("name", CRYSTALS)
 def test_one_crystal_has_one_fingerprint(name):
-    variants = list(_variants(name, 8))
+    variants = list(_variants(name, examples(3)))
     clusters = [cluster(standard_cell(structure).crystal) for structure in variants]
     clusters += [cluster(average_cell(structure).crystal) for structure in variants[:2]]
     images = np.asarray(fingerprint_clusters(clusters))

@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxclear
+from effort import examples
 from jaxclear.dataset import ArraySource, Item, ItemError, StoreError, explain_dataset, open_store, verify
 from networks import small_network
 from tests.dataset.common import CLASSES, SIZE, WEIGHTS, Images, explain, files, image, numpy_explain, run
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(count=st.integers(1, 23), unit=st.integers(1, 9), batch=st.integers(1, 9), world=st.integers(1, 3))
 def test_every_item_is_stored_as_a_plain_loop_gives_it(tmp_path_factory, count, unit, batch, world):
     out = tmp_path_factory.mktemp("stores") / "store"

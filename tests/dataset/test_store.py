@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxclear
+from effort import examples
 from jaxclear.dataset import StoreError, open_store, verify
 from jaxclear.dataset.store import Store
 from tests.dataset.common import CLASSES, SIZE, Images, files, image, numpy_explain, run
@@ -146,7 +147,7 @@ def test_any_flipped_bit_is_found_and_repaired(tmp_path):
     before = files(tmp_path / "store")
     rng = np.random.default_rng(0)
     names = sorted(name for name in before if "/c/" in name)
-    for name in rng.choice(names, 12, replace=False):
+    for name in rng.choice(names, examples(4), replace=False):
         file = tmp_path / "store" / name
         content = bytearray(file.read_bytes())
         content[rng.integers(len(content))] ^= 1 << rng.integers(8)
