@@ -154,19 +154,12 @@ def run(
         progress=progress,
     )
     tested = training.evaluate(module.apply, fitted.variables, digits.test_images, digits.test_labels)
-    right, count = int(tested.confusion.trace()), len(digits.test_labels)
-    interval = interval_percent(right, count, digits=3)
     results = {
         "experiment": name_of(config),
         "data": "SVHN" if config.source == "svhn" else "stand-in for SVHN: no figure of SVHN",
         "config": dataclasses.asdict(config) | {"data_dir": None, "manual_dir": None},  # folders are the machine's own
-        "images": {"training": len(digits.labels), "test": count},
-        "test": {
-            "accuracy_percent": round(100 * tested.accuracy, 3),
-            "interval_95": interval,
-            "loss": round(tested.loss, 4),
-            "confusion": tested.confusion.tolist(),
-        },
+        "images": {"training": len(digits.labels), "test": len(digits.test_labels)},
+        "test": _figures(tested, len(digits.test_labels)),
         "published_on_svhn": {"accuracy_percent": 92.60},
         **trained(fitted.history),
         "seconds": round(time.perf_counter() - started, 1),
@@ -196,6 +189,16 @@ def run(
         progress=progress,
     )
     return results
+
+
+def _figures(tested: training.Evaluation, count: int) -> dict[str, Any]:
+    """What is said of the answers to so many images."""
+    return {
+        "accuracy_percent": round(100 * tested.accuracy, 3),
+        "interval_95": interval_percent(int(tested.confusion.trace()), count, digits=3),
+        "loss": round(tested.loss, 4),
+        "confusion": tested.confusion.tolist(),
+    }
 
 
 def name_of(config: Config) -> str:

@@ -165,7 +165,7 @@ def nearly_the_same(found, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
 
 
-@pytest.mark.parametrize("name", EXPLANATIONS)
+@pytest.mark.parametrize("name", few_of(EXPLANATIONS, "clear", "top", "responses", "heat", "units", "own"))
 @pytest.mark.parametrize(
     ("split", "axes"),
     few_of([*((split, AxisType.Auto) for split in SPLITS), ("both", AxisType.Explicit)], ("both", AxisType.Auto)),

@@ -11,6 +11,7 @@ from jax import lax
 
 import jaxclear
 import reference
+from effort import examples
 from jaxclear.pooling import max_pool
 from networks import noise
 
@@ -33,7 +34,7 @@ def pooled_back(x, response, window, strides, padding, dilation, *, reducer=lax.
     return back
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(8))
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.tuples(st.integers(1, 9), st.integers(1, 9)),
@@ -62,7 +63,7 @@ def test_switches_equal_the_plain_loop(seed, shape, window, stride, dilation, pa
     np.testing.assert_allclose(back[0], expected, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=10, derandomize=True)
+@settings(deadline=None, max_examples=examples(4), derandomize=True)
 @given(seed=st.integers(0, 99), side=st.integers(9, 12), stride=st.integers(1, 9))
 def test_large_windows_equal_the_plain_loop(seed, side, stride):
     rng = np.random.default_rng(seed)

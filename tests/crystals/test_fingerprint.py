@@ -8,6 +8,7 @@ from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import few_of
 from jaxclear.crystals import Beam, StructureError, fingerprint, fingerprint_kernel, prepare
 from jaxclear.crystals.beam import orbits_of, wave_vectors
 from jaxclear.crystals.fingerprint import _compiled, _cosine
@@ -25,7 +26,10 @@ def random_atoms(seed, count, *, side=4.0):
     return positions, rng.integers(1, 99, count), rng.uniform(0.1, 1, count).astype(np.float32)
 
 
-@pytest.mark.parametrize(("seed", "count", "side"), [(0, 1, 1.0), (1, 7, 2.0), (2, 130, 5.0), (3, 300, 7.0)])
+@pytest.mark.parametrize(
+    ("seed", "count", "side"),
+    few_of([(0, 1, 1.0), (1, 7, 2.0), (2, 130, 5.0), (3, 300, 7.0)], (0, 1, 1.0), (2, 130, 5.0)),
+)
 def test_matches_the_direct_sum(seed, count, side):
     positions, species, occupancies = random_atoms(seed, count, side=side)
     expected = reference.fingerprint(positions.astype(float), species, occupancies.astype(float))
