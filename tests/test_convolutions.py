@@ -90,7 +90,14 @@ def equation(function, *args):
     return eqn
 
 
-@pytest.mark.parametrize("layout", [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW"), ("NHWC", "OIHW", "NCHW")])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ("NHWC", "HWIO", "NHWC"),
+        ("NHWC", "OIHW", "NCHW"),
+        pytest.param(("NCHW", "OIHW", "NCHW"), marks=pytest.mark.thorough),
+    ],
+)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("channels", few_of([1, 3, 8], 1, 3))
 def test_values_and_derivatives_of_the_equation_itself(layout, stride, channels):

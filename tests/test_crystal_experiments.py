@@ -144,6 +144,7 @@ def test_ordered_compounds_sit_on_the_lattices_of_classes(name, group, arrangeme
         crystal_study.ordered_compounds(np.array([29]), 1, seed=0)
 
 
+@pytest.mark.thorough
 def test_the_table_runs_and_keeps_its_columns(solids, tmp_path):
     config = table_3_2.smoke_config(str(solids))
     results = table_3_2.run(config, tmp_path)

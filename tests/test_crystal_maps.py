@@ -19,6 +19,7 @@ def maps(monkeypatch):
     return importlib.import_module("experiments.crystal_maps")
 
 
+@pytest.mark.thorough
 def test_maps_smoke(maps, tmp_path):
     networks = dict(list(networks_of([]).items())[:1])
     results = maps.run(maps.SMOKE, networks, tmp_path, progress=False)

@@ -107,7 +107,7 @@ SPLITS = {"batch": ((COUNT,), ["a"]), "classes": ((COUNT,), []), "both": ((2, CO
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("choice", CHOICES)
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", few_of(SPLITS, "both"))
 def test_chosen_classes_are_compared_alone(kind, choice, split):
     apply, weights, images = whole_numbers(kind, 8, 7)
     found = jaxclear.clear_map(apply, rule="guided", **CHOICES[choice])(weights, on_mesh(images, *SPLITS[split]))

@@ -250,6 +250,7 @@ def marks(number):
     return [(number, 2 * own - 3, [(1, trees.PLACES[own - 2 + k], points) for k in (0, 1)]) for own, points in OUTLINES]
 
 
+@pytest.mark.thorough
 def test_the_data_set_from_its_own_folder(tmp_path):
     every = [mark for number, _ in trees.SCANS for mark in marks(number)]
     scans = [*trees.SCANS, (4, "LIDC-IDRI-0004")]  # one more than there is a folder for

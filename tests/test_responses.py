@@ -214,7 +214,7 @@ EXPLANATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", EXPLANATIONS)
+@pytest.mark.parametrize("name", few_of(EXPLANATIONS, "class_responses", "clear_map", "heat_map"))
 def test_one_compilation_and_no_second(name):
     apply, variables, images = small_network()
     traces = []

@@ -5,6 +5,7 @@ from ase.spacegroup import crystal as from_group
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from jaxclear.crystals import average_cell, read, space_group, standard_cell
 from jaxclear.crystals.defects import strain
 from tests.crystals.supercells import glass, kept, primitive, random_matrix, supercell, turned
@@ -19,7 +20,7 @@ def damaged(crystal, rng, *, sigma=0.0, vacancies=0.0):
     return crystal._replace(positions=crystal.positions + sigma * rng.normal(size=crystal.positions.shape))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(15))
 @given(
     st.integers(0, len(ELEMENTS) - 1),
     st.integers(0, 10**6),

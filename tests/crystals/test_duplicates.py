@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from effort import examples
 from jaxclear.crystals import from_ase
 from jaxclear.crystals.duplicates import first_of_each, periodic_neighbour_distances, regroup
 
@@ -49,7 +50,7 @@ def _described_otherwise(atoms, seed):
     return from_ase(atoms[rng.permutation(len(atoms))])
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=examples(6))
 @given(st.integers(0, 2**32 - 1))
 def test_one_crystal_is_found_in_any_description_and_others_are_told_apart(seed):
     rng = np.random.default_rng(seed)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.symmetry.groups import SpaceGroup
 
+from effort import examples
 from jaxclear.crystals import cluster, read, standard_cell
 from jaxclear.crystals.beam import wave_vectors
 from jaxclear.crystals.fingerprint import fingerprint_clusters
@@ -96,7 +97,7 @@ def test_absences_are_under_no_pixel_and_all_others_can_be(atoms):
                 assert not named
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(
     kind=st.sampled_from(["fcc", "bcc", "sc", "diamond", "hcp"]),
     a=st.floats(2, 6),

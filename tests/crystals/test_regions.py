@@ -84,6 +84,7 @@ def test_the_file_is_read_back_by_ase(bicrystal, found, tmp_path):
     np.testing.assert_allclose(again.cell.array, atoms.cell.array, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_grains_are_turned_by_a_function():
     turned = bulk("Fe", "bcc", a=D_NN * 2 / np.sqrt(3), cubic=True) * 9
     turned.pbc = False

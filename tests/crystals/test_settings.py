@@ -57,7 +57,7 @@ def test_one_crystal_has_one_fingerprint(name):
     np.testing.assert_allclose(images, np.broadcast_to(images[0], images.shape), atol=1e-4)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(8))
 @given(
     name=st.sampled_from(sorted(CRYSTALS)),
     largest=st.integers(1, 8),
