@@ -2,11 +2,11 @@
 
 Nearly all of the time goes into compiling. So LLVM leaves the tests' programs as they are, and what optimisation.py
 compares sees to it that their numbers are those of programs that users have; nothing compiled is kept, commands under
-test leave the user's cache folder alone. Tests marked `thorough` test with more or larger input what others test in
-small.
+test leave the user's cache folder alone. What is marked `thorough` has more or larger input than a test beside it, or
+runs an experiment whose parts are tested by themselves.
 
-`pytest --thorough` has them all, more examples, and programs as users have them; `pytest --hypothesis-profile=default`
-looks for new examples.
+`pytest --thorough` has all of them, more examples, and programs as users have them;
+`pytest --hypothesis-profile=default` looks for new examples.
 """
 
 import os
@@ -27,11 +27,11 @@ hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--thorough", action="store_true", help="everything, as compiled for users: takes an hour")
+    parser.addoption("--thorough", action="store_true", help="what takes long too, compiled as users have it")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "thorough: takes long; what it tests is tested in small as well")
+    config.addinivalue_line("markers", "thorough: takes long, and only `pytest --thorough` runs it")
     level = 0
     if config.getoption("--thorough"):
         level = 3
