@@ -102,6 +102,7 @@ class _Started(multiprocessing.context.SpawnContext):
         for process in self._processes:
             if process.pid is not None:
                 multiprocessing.connection.wait([process.sentinel])
+                process.join()  # at once: what it used of the processor is now this process's children's
 
 
 class _Pool(concurrent.futures.ProcessPoolExecutor):

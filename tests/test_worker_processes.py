@@ -1,13 +1,16 @@
 """Processes beside this one end when it is told to end, however often."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from effort import few_of
+from jaxclear.worker_processes import mapped
 
 INTERRUPTED = """
 import os, signal, threading, time
@@ -26,6 +29,21 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         print("interrupted", flush=True)
 """
+
+
+def busy(seconds):
+    """Works for so long, by the processor's clock."""
+    while time.process_time() < seconds:
+        pass
+    return seconds
+
+
+@pytest.mark.skipif(os.name == "nt", reason="counted on POSIX")
+def test_what_they_used_is_counted_when_they_have_ended():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    with mapped(busy, 1) as work:
+        assert list(work([0.5])) == [0.5]
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before > 0.4
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
