@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import functools
 import multiprocessing
-import multiprocessing.connection
 import multiprocessing.context
 import os
 import signal
@@ -101,8 +100,7 @@ class _Started(multiprocessing.context.SpawnContext):
         """Waits until those that were started have ended."""
         for process in self._processes:
             if process.pid is not None:
-                multiprocessing.connection.wait([process.sentinel])
-                process.join()  # at once: what it used of the processor is now this process's children's
+                process.join()
 
 
 class _Pool(concurrent.futures.ProcessPoolExecutor):

@@ -208,7 +208,7 @@ def many_convolutions(classes):
 
 def test_long_programs_are_right_where_there_are_threads_to_spare():
     assert not cpu_threads.too_few_threads()
-    apply, kernels, images = many_convolutions(500)
+    apply, kernels, images = many_convolutions(1000)
     clear = jaxclear.clear_map(apply, rule="guided")
     found, expected = clear(*jaxclear.place(kernels, images)), clear(kernels, images)
     scale = float(jnp.abs(expected.dominant_response).max())

@@ -167,6 +167,7 @@ def test_a_model_as_its_user_wrote_it(make):
     found = jaxclear.layers(apply, variables, IMAGES)
     assert names is None or found == names
     assert len(found) == 3
-    explain = jaxclear.unit_responses(apply, found[1], top_n=2)
-    units = jax.eval_shape(functools.partial(explain, variables), IMAGES)
-    assert (units.units.shape, units.responses.shape) == ((2, 2), (2, *IMAGES.shape))
+    ways = [jaxclear.unit_responses(apply, layer, top_n=2) for layer in (found[1], 1)]
+    by_name, by_number = jax.jit(lambda images: [explain(variables, images) for explain in ways])(IMAGES)
+    assert np.array_equal(by_name.responses, by_number.responses)
+    assert by_name.units.shape == (2, 2)

@@ -84,7 +84,7 @@ def test_responses_and_heat_maps():
         split = [of(variables, images, *more) for of in (heat, binary) for more in ((), (labels,))]
         return respond(variables, images), split
 
-    same(everything(3, variables, images), everything(BATCH, variables, images))
+    same(everything(3, variables, images), everything(None, variables, images))
 
 
 def test_the_library_chooses_blocks_where_images_are_apart(small_blocks, counted):

@@ -29,7 +29,7 @@ def script(*arguments, **options):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_signal_ends_the_program_without_a_traceback(copper):
-    process = script("classify", "--no-pictures", *["Cu.cif"] * 1000, cwd=copper)
+    process = script("classify", "--no-pictures", *["Cu.cif"] * 1500, cwd=copper)
     assert process.stdout.readline().startswith("structure")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)

@@ -46,19 +46,25 @@ CAPPED = {
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def by_rule(function, x, signal):
-    """The values of a function, and what each rule passes back of a signal."""
+def values_and_responses(function, x, signal):
+    """A function's values and what its gradient makes of a signal, and both by each rule."""
     ruled = {rule: functools.partial(jaxclear.with_rule(lambda _, x: function(x), rule), None) for rule in RULES}
-    pulled = {rule: jax.vjp(way, x) for rule, way in ruled.items()}
-    return pulled["linear"][0], {rule: pull(signal)[0] for rule, (_, pull) in pulled.items()}
+    pulled = {rule: jax.vjp(way, x) for rule, way in {"gradient": function, **ruled}.items()}
+    return {rule: (values, pull(signal)[0]) for rule, (values, pull) in pulled.items()}
+
+
+def passed_back(function, x, signal):
+    """What each rule passes back of a signal; under all of them the values are the function's own."""
+    found = values_and_responses(function, x, signal)
+    assert all(np.array_equal(values, found["gradient"][0]) for values, _ in found.values())
+    return {rule: response for rule, (_, response) in found.items()}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", RECTIFIERS)
 def test_every_way_to_write_a_relu(name, dtype):
     x, signal = X.astype(dtype), jnp.array([[1, -1, 1, -1, 1, -1]], dtype)
-    values, passed = by_rule(RECTIFIERS[name], x, signal)
-    assert values.tolist() == jnp.maximum(x, 0).tolist()
+    passed = passed_back(RECTIFIERS[name], x, signal)
     assert passed["linear"].tolist() == signal.tolist()
     assert passed["deconvnet"].tolist() == [[1, 0, 1, 0, 1, 0]]
     assert passed["guided"].tolist() == [[0, 0, 0, 0, 1, 0]]
@@ -71,8 +77,7 @@ def test_every_way_to_write_a_relu(name, dtype):
 @pytest.mark.parametrize("name", CAPPED)
 def test_every_way_to_write_a_relu6(name, dtype):
     x, signal = X.astype(dtype), jnp.array([[1, 1, 1, 1, -1, 1]], dtype)
-    values, passed = by_rule(CAPPED[name], x, signal)
-    assert values.tolist() == jnp.clip(x, 0, 6).tolist()
+    passed = passed_back(CAPPED[name], x, signal)
     assert passed["backprop"].tolist() == [[0, 0, 0, 1, -1, 0]]
     assert passed["guided"].tolist() == [[0, 0, 0, 1, 0, 0]]
     assert passed["linear"].tolist() == signal.tolist()
@@ -115,17 +120,9 @@ IN_16_BITS = ("gelu", "silu", "softmax", "maximum with one", "hard_tanh", "where
 def test_other_nonlinearities_keep_their_gradient_and_are_listed(name, dtype):
     function, listed = NOT_RECTIFIERS[name]
     x = X.astype(dtype)
-
-    @jax.jit
-    def values_and_responses(x):
-        ways = [function, *(functools.partial(jaxclear.with_rule(lambda _, x: function(x), r), None) for r in RULES)]
-        pulled = [jax.vjp(way, x) for way in ways]
-        return [(out, pull(x)[0]) for out, pull in pulled]
-
-    expected, *found = values_and_responses(x)
-    for values, response in found:
-        np.testing.assert_array_equal(values, expected[0])
-        np.testing.assert_array_equal(response, expected[1])
+    passed = passed_back(function, x, x)
+    for rule in RULES:
+        np.testing.assert_array_equal(passed[rule], passed["gradient"])
     report = jaxclear.coverage(lambda _, x: function(x), None, x)
     assert not report.replaced
     assert len(report.kept) == 1
@@ -251,8 +248,10 @@ def test_the_tracer_looks_through_every_call(name):
         return out, pull(seed)[0]
 
     by_rule = jax.jit(lambda x: {(r, jitted): passed(x, r, jitted) for r in RULES[1:] for jitted in (False, True)})(x)
+    plain = CALLS[name](WEIGHTS, x)
+    np.testing.assert_allclose(plain, values[-1], rtol=1e-5, atol=1e-6)
     for (rule, _), (out, response) in [*by_rule.items(), (("guided", False), passed(x, "guided", False))]:
-        np.testing.assert_allclose(out, values[-1], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(out, plain, rtol=1e-6)
         np.testing.assert_allclose(response, expected(rule), rtol=1e-5, atol=1e-6)
 
 
@@ -279,7 +278,7 @@ def test_reused_functions_are_told_apart_by_their_use():
 def test_the_outer_rule_wins():
     inner = jaxclear.with_rule(lambda _, x: nn.relu(x), "backprop")
     signal = jnp.ones_like(X)
-    assert by_rule(lambda x: inner(None, x), X, signal)[1]["linear"].tolist() == signal.tolist()
+    assert passed_back(lambda x: inner(None, x), X, signal)["linear"].tolist() == signal.tolist()
 
 
 def test_a_network_with_a_rule_is_explained_like_the_network():
